@@ -1,0 +1,57 @@
+# Everything that there is to do with this project; `make run` and `make test` are all that a user needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO := src/zonal/api/control.proto
+STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
+
+.PHONY: run test test-unit test-lab lint format bench soak setup setup-dev clean
+
+run: setup
+	@$(BIN)/zonal run --rm debian:13 uname -a
+
+test: test-unit test-lab
+
+test-unit: setup-dev
+	$(BIN)/pytest tests/unit
+
+test-lab: setup-dev
+	$(BIN)/pytest tests/lab
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What SPECIFICATION.md promises, measured; BENCH="--from-nothing" adds a fresh clone taken through `make run`.
+bench: setup
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
+# 500 runs one after another, and nothing may be left of any of them.
+soak: setup-dev
+	ZONAL_SOAK=500 $(BIN)/pytest tests/lab/test_leaks.py
+
+setup: $(VENV)/.run $(STUBS)
+
+setup-dev: $(VENV)/.dev $(STUBS)
+
+# The Debian packages come first: without root or sudo this says exactly what is missing.
+$(VENV)/.run: pyproject.toml tools/setup
+	tools/setup "$(PYTHON)" $(VENV)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	tools/setup "$(PYTHON)" $(VENV) dev
+	touch $@
+
+$(STUBS) &: $(PROTO) $(VENV)/.run
+	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src --grpc_python_out=src $(PROTO)
+
+clean:
+	rm -rf $(VENV) build bench-results $(STUBS)
