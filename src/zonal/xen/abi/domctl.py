@@ -1,0 +1,145 @@
+"""Layouts and numbers of Xen's ``public/domctl.h``, interface version 0x17 (Xen 4.19 and 4.20)."""
+
+from __future__ import annotations
+
+import ctypes
+
+XEN_DOMCTL_INTERFACE_VERSION = 0x17
+
+XEN_DOMCTL_CREATEDOMAIN = 1
+XEN_DOMCTL_DESTROYDOMAIN = 2
+XEN_DOMCTL_PAUSEDOMAIN = 3
+XEN_DOMCTL_UNPAUSEDOMAIN = 4
+XEN_DOMCTL_GETDOMAININFO = 5
+XEN_DOMCTL_MAX_MEM = 11
+XEN_DOMCTL_SETVCPUCONTEXT = 12
+XEN_DOMCTL_MAX_VCPUS = 15
+XEN_DOMCTL_HYPERCALL_INIT = 22
+XEN_DOMCTL_SETTSCINFO = 60
+
+XEN_DOMINF_DYING = 1 << 0
+XEN_DOMINF_SHUTDOWN = 1 << 2
+XEN_DOMINF_PAUSED = 1 << 3
+XEN_DOMINF_BLOCKED = 1 << 4
+XEN_DOMINF_RUNNING = 1 << 5
+XEN_DOMINF_SHUTDOWNSHIFT = 16
+XEN_DOMINF_SHUTDOWNMASK = 255
+
+# public/sched.h: why a domain has shut down.
+SHUTDOWN_POWEROFF = 0
+SHUTDOWN_REBOOT = 1
+SHUTDOWN_SUSPEND = 2
+SHUTDOWN_CRASH = 3
+SHUTDOWN_WATCHDOG = 4
+
+TSC_MODE_NEVER_EMULATE = 2
+
+
+class DomctlCreatedomain(ctypes.Structure):
+    """``struct xen_domctl_createdomain``; negative frame limits mean the hypervisor's default."""
+
+    _fields_ = (
+        ("ssidref", ctypes.c_uint32),
+        ("handle", ctypes.c_uint8 * 16),
+        ("flags", ctypes.c_uint32),
+        ("iommu_opts", ctypes.c_uint32),
+        ("max_vcpus", ctypes.c_uint32),
+        ("max_evtchn_port", ctypes.c_uint32),
+        ("max_grant_frames", ctypes.c_int32),
+        ("max_maptrack_frames", ctypes.c_int32),
+        ("grant_opts", ctypes.c_uint32),
+        ("altp2m_opts", ctypes.c_uint32),
+        ("vmtrace_size", ctypes.c_uint32),
+        ("cpupool_id", ctypes.c_uint32),
+        ("emulation_flags", ctypes.c_uint32),
+        ("misc_flags", ctypes.c_uint32),
+    )
+
+
+class DomctlGetdomaininfo(ctypes.Structure):
+    """``struct xen_domctl_getdomaininfo``."""
+
+    _fields_ = (
+        ("domain", ctypes.c_uint16),
+        ("pad1", ctypes.c_uint16),
+        ("flags", ctypes.c_uint32),
+        ("tot_pages", ctypes.c_uint64),
+        ("max_pages", ctypes.c_uint64),
+        ("outstanding_pages", ctypes.c_uint64),
+        ("shr_pages", ctypes.c_uint64),
+        ("paged_pages", ctypes.c_uint64),
+        ("shared_info_frame", ctypes.c_uint64),
+        ("cpu_time", ctypes.c_uint64),
+        ("nr_online_vcpus", ctypes.c_uint32),
+        ("max_vcpu_id", ctypes.c_uint32),
+        ("ssidref", ctypes.c_uint32),
+        ("handle", ctypes.c_uint8 * 16),
+        ("cpupool", ctypes.c_uint32),
+        ("gpaddr_bits", ctypes.c_uint8),
+        ("pad2", ctypes.c_uint8 * 7),
+        ("emulation_flags", ctypes.c_uint32),
+        ("misc_flags", ctypes.c_uint32),
+    )
+
+
+class DomctlMaxMem(ctypes.Structure):
+    """``struct xen_domctl_max_mem``, in KiB."""
+
+    _fields_ = (("max_memkb", ctypes.c_uint64),)
+
+
+class DomctlVcpucontext(ctypes.Structure):
+    """``struct xen_domctl_vcpucontext``; ``ctxt`` points to a ``vcpu_guest_context``."""
+
+    _fields_ = (("vcpu", ctypes.c_uint32), ("ctxt", ctypes.c_uint64))
+
+
+class DomctlMaxVcpus(ctypes.Structure):
+    """``struct xen_domctl_max_vcpus``."""
+
+    _fields_ = (("max", ctypes.c_uint32),)
+
+
+class DomctlHypercallInit(ctypes.Structure):
+    """``struct xen_domctl_hypercall_init``."""
+
+    _fields_ = (("gmfn", ctypes.c_uint64),)
+
+
+class DomctlTscInfo(ctypes.Structure):
+    """``struct xen_domctl_tsc_info``."""
+
+    _fields_ = (
+        ("tsc_mode", ctypes.c_uint32),
+        ("gtsc_khz", ctypes.c_uint32),
+        ("incarnation", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+        ("elapsed_nsec", ctypes.c_uint64),
+    )
+
+
+class DomctlUnion(ctypes.Union):
+    """The union ``u`` of ``struct xen_domctl``."""
+
+    _fields_ = (
+        ("createdomain", DomctlCreatedomain),
+        ("getdomaininfo", DomctlGetdomaininfo),
+        ("max_mem", DomctlMaxMem),
+        ("vcpucontext", DomctlVcpucontext),
+        ("max_vcpus", DomctlMaxVcpus),
+        ("hypercall_init", DomctlHypercallInit),
+        ("tsc_info", DomctlTscInfo),
+        ("pad", ctypes.c_uint8 * 128),
+    )
+
+
+class Domctl(ctypes.Structure):
+    """``struct xen_domctl``."""
+
+    _fields_ = (
+        ("cmd", ctypes.c_uint32),
+        ("interface_version", ctypes.c_uint32),
+        ("domain", ctypes.c_uint16),
+        ("pad", ctypes.c_uint16 * 3),
+        ("u", DomctlUnion),
+    )

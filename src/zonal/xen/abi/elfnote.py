@@ -1,0 +1,14 @@
+"""Numbers of Xen's ``public/elfnote.h`` and ``public/features.h``."""
+
+from __future__ import annotations
+
+XEN_ELFNOTE_OWNER = "Xen"
+
+XEN_ELFNOTE_ENTRY = 1
+XEN_ELFNOTE_HYPERCALL_PAGE = 2
+XEN_ELFNOTE_VIRT_BASE = 3
+XEN_ELFNOTE_PADDR_OFFSET = 4
+XEN_ELFNOTE_GUEST_OS = 6
+XEN_ELFNOTE_INIT_P2M = 15
+XEN_ELFNOTE_MOD_START_PFN = 16
+XEN_ELFNOTE_SUPPORTED_FEATURES = 17

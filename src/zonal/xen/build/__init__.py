@@ -1,0 +1,1 @@
+"""Building a paravirtualised domain: kernel image, page tables, start info."""

@@ -1,0 +1,250 @@
+"""Builds a paravirtualised domain's first memory image and first register state.
+
+What Xen promises a PV kernel at its entry is written down in ``public/xen.h`` at ``struct start_info``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from zonal.errors import InvalidInputError
+from zonal.xen import domctl
+from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
+from zonal.xen.abi.privcmd import PAGE_SHIFT, PAGE_SIZE
+from zonal.xen.abi.xen import (
+    FLAT_RING3_CS64,
+    FLAT_RING3_SS64,
+    MAX_GUEST_CMDLINE,
+    SIF_MOD_START_PFN,
+    SIF_VIRT_P2M_4TOOLS,
+    VGCF_IN_KERNEL,
+    VGCF_ONLINE,
+    XEN_LEGACY_MAX_VCPUS,
+    SharedInfo,
+    StartInfo,
+    VcpuGuestContext,
+)
+from zonal.xen.build.kernel import KernelImage
+from zonal.xen.build.layout import Layout, plan_layout
+from zonal.xen.build.page_tables import Frames, kernel_tables, p2m_tables
+from zonal.xen.hypercall import Hypervisor
+from zonal.xen.memory import alloc_unbound, pin_l4_table, populate, seed_grants
+
+EFLAGS_IF = 1 << 9
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class BuiltDomain:
+    """What the host needs of a domain that has been built: machine frames and ports of its two first rings."""
+
+    store_frame: int
+    store_port: int
+    console_frame: int
+    console_port: int
+
+
+def build_pv(
+    hypervisor: Hypervisor,
+    domain_id: int,
+    kernel: KernelImage,
+    *,
+    memory: int,
+    command_line: str = "",
+    initrd: Path | None = None,
+    host_id: int = 0,
+) -> BuiltDomain:
+    """Fills a new, empty domain with memory, a kernel and its start state; it then only wants to be unpaused.
+
+    ``memory`` in bytes. Raises ``InvalidInputError`` for what can not fit, ``ResourceExhaustedError`` when the
+    machine has too little memory. Undoes nothing: whoever created the domain destroys it.
+    """
+    line = command_line.encode()
+    if len(line) >= MAX_GUEST_CMDLINE:
+        raise InvalidInputError(
+            f"a kernel command line of {len(line)} bytes, at most {MAX_GUEST_CMDLINE - 1} are allowed"
+        )
+    initrd_size = initrd.stat().st_size if initrd else 0
+    layout = plan_layout(kernel.pv, memory // PAGE_SIZE, initrd_size)
+    domctl.set_max_memory(hypervisor, domain_id, memory)
+    frames = populate(hypervisor, domain_id, layout.pages)
+    store_port = alloc_unbound(hypervisor, domain_id, host_id)
+    console_port = alloc_unbound(hypervisor, domain_id, host_id)
+    built = BuiltDomain(
+        store_frame=int(frames[layout.store]),
+        store_port=store_port,
+        console_frame=int(frames[layout.console]),
+        console_port=console_port,
+    )
+    info = domctl.domain_info(hypervisor, domain_id)
+    assert info is not None, "the domain that is being built has gone"
+    start = _start_info(layout, kernel, built, info.shared_info_frame, domctl.xen_version(hypervisor))
+    start.cmd_line = line
+    start.mod_len = initrd_size
+    _load_kernel(hypervisor, domain_id, kernel, layout, frames)
+    _write_boot_pages(hypervisor, domain_id, kernel, layout, frames, start)
+    if initrd:
+        _load_initrd(hypervisor, domain_id, initrd, frames[layout.initrd.first : layout.initrd.end])
+    _init_shared_info(hypervisor, domain_id, info.shared_info_frame)
+    l4_frame = int(frames[layout.tables.first])
+    pin_l4_table(hypervisor, domain_id, l4_frame)
+    if kernel.pv.hypercall_page is not None:
+        page = (kernel.pv.hypercall_page - kernel.pv.virtual_base) >> PAGE_SHIFT
+        domctl.init_hypercall_page(hypervisor, domain_id, int(frames[page]))
+    seed_grants(
+        hypervisor,
+        domain_id,
+        {
+            GNTTAB_RESERVED_CONSOLE: (host_id, built.console_frame),
+            GNTTAB_RESERVED_XENSTORE: (host_id, built.store_frame),
+        },
+    )
+    domctl.set_native_tsc(hypervisor, domain_id)
+    domctl.set_vcpu_context(hypervisor, domain_id, 0, _first_context(kernel, layout, l4_frame))
+    return built
+
+
+def _start_info(
+    layout: Layout, kernel: KernelImage, built: BuiltDomain, shared_info_frame: int, version: str
+) -> StartInfo:
+    base = kernel.pv.virtual_base
+    flags = SIF_VIRT_P2M_4TOOLS
+    if kernel.pv.initrd_by_frame:
+        mod_start = layout.initrd.first
+        flags |= SIF_MOD_START_PFN
+    else:
+        mod_start = base + (layout.initrd.first << PAGE_SHIFT)
+    p2m_region = layout.p2m
+    mfn_list = base + (p2m_region.first << PAGE_SHIFT) if kernel.pv.p2m_base is None else kernel.pv.p2m_base
+    short = ".".join(version.split(".")[:2])
+    return StartInfo(
+        magic=f"xen-{short}-x86_64".encode(),
+        nr_pages=layout.pages,
+        shared_info=shared_info_frame << PAGE_SHIFT,
+        flags=flags,
+        store_mfn=built.store_frame,
+        store_evtchn=built.store_port,
+        console_mfn=built.console_frame,
+        console_evtchn=built.console_port,
+        pt_base=base + (layout.tables.first << PAGE_SHIFT),
+        nr_pt_frames=layout.tables.count,
+        mfn_list=mfn_list,
+        mod_start=mod_start if layout.initrd.count else 0,
+        first_p2m_pfn=layout.p2m_tables.first if kernel.pv.p2m_base is not None else 0,
+        nr_p2m_frames=layout.p2m_tables.count + layout.p2m.count if kernel.pv.p2m_base is not None else 0,
+    )
+
+
+def _load_kernel(hypervisor: Hypervisor, domain_id: int, kernel: KernelImage, layout: Layout, frames: Frames) -> None:
+    origin = layout.kernel.first << PAGE_SHIFT
+    region = frames[layout.kernel.first : layout.kernel.end]
+    with kernel.path.open("rb") as file, hypervisor.map_frames(domain_id, region) as pages:
+        target = pages.array()
+        filled = 0
+        for segment in sorted(kernel.pv.segments, key=lambda segment: segment.physical):
+            begin = segment.physical - origin
+            end = begin + segment.file_size
+            target[filled:begin] = 0
+            with memoryview(pages.memory)[begin:end] as view:
+                _read_into(file, segment.offset, view, kernel.path)
+            filled = end
+        target[filled:] = 0
+        del target
+
+
+def _load_initrd(hypervisor: Hypervisor, domain_id: int, path: Path, frames: Frames) -> None:
+    with path.open("rb") as file, hypervisor.map_frames(domain_id, frames) as pages:
+        size = os.fstat(file.fileno()).st_size
+        with memoryview(pages.memory)[:size] as view:
+            _read_into(file, 0, view, path)
+        with memoryview(pages.memory)[size:] as rest:
+            rest[:] = bytes(len(rest))
+
+
+def _read_into(file: BinaryIO, offset: int, view: memoryview, path: Path) -> None:
+    """Straight from the file into the domain's pages, without a copy of it in this process."""
+    done = 0
+    while done < len(view):
+        with view[done : done + (1 << 30)] as part:
+            count = os.preadv(file.fileno(), [part], offset + done)
+        if not count:
+            raise InvalidInputError(f"{path} has become shorter while it was read", hint="try again")
+        done += count
+
+
+def _write_boot_pages(
+    hypervisor: Hypervisor,
+    domain_id: int,
+    kernel: KernelImage,
+    layout: Layout,
+    frames: Frames,
+    start: StartInfo,
+) -> None:
+    tables = kernel_tables(layout, kernel.pv.virtual_base, frames)
+    p2m = np.zeros(layout.p2m.count * PAGE_SIZE // 8, dtype=np.uint64)
+    p2m[: layout.pages] = frames
+    # Behind its end the list holds INVALID_P2M_ENTRY (~0), not frame 0, which is somebody's.
+    p2m[layout.pages :] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+    if kernel.pv.p2m_base is not None:
+        own, index, entry = p2m_tables(layout, kernel.pv.p2m_base, frames)
+        tables[0][index] = entry
+        _write(
+            hypervisor,
+            domain_id,
+            frames[layout.p2m_tables.first : layout.p2m_tables.end],
+            own.reshape(-1).view(np.uint8),
+        )
+    _write(hypervisor, domain_id, frames[layout.p2m.first : layout.p2m.end], p2m.view(np.uint8))
+    boot = layout.boot
+    with hypervisor.map_frames(domain_id, frames[boot.first : boot.end]) as pages:
+        target = pages.array()
+        target[:] = 0
+        info = np.frombuffer(bytes(start), dtype=np.uint8)
+        target[: len(info)] = info
+        offset = (layout.tables.first - boot.first) << PAGE_SHIFT
+        target[offset : offset + tables.nbytes] = tables.reshape(-1).view(np.uint8)
+        del target
+
+
+def _write(hypervisor: Hypervisor, domain_id: int, frames: Frames, source: Bytes) -> None:
+    """Writes bytes to the domain's frames, from the begin of the first, and zeroes what is left of the last."""
+    with hypervisor.map_frames(domain_id, frames) as pages:
+        target = pages.array()
+        target[: len(source)] = source
+        target[len(source) :] = 0
+        del target
+
+
+def _init_shared_info(hypervisor: Hypervisor, domain_id: int, frame: int) -> None:
+    shared = SharedInfo()
+    for vcpu in range(XEN_LEGACY_MAX_VCPUS):
+        shared.vcpu_info[vcpu].evtchn_upcall_mask = 1  # no upcalls before the kernel asks for them
+    _write(hypervisor, domain_id, np.array([frame], dtype=np.uint64), np.frombuffer(bytes(shared), dtype=np.uint8))
+
+
+def _first_context(kernel: KernelImage, layout: Layout, l4_frame: int) -> VcpuGuestContext:
+    base = kernel.pv.virtual_base
+    context = VcpuGuestContext()
+    stack_top = base + ((layout.stack + 1) << PAGE_SHIFT)
+    registers = context.user_regs
+    registers.rip = kernel.pv.entry
+    registers.rsp = stack_top
+    registers.rsi = base + (layout.start_info << PAGE_SHIFT)
+    registers.rflags = EFLAGS_IF
+    registers.cs = FLAT_RING3_CS64
+    for selector in ("ss", "ds", "es", "fs", "gs"):
+        setattr(registers, selector, FLAT_RING3_SS64)
+    context.kernel_ss = FLAT_RING3_SS64
+    context.kernel_sp = stack_top
+    context.flags = VGCF_IN_KERNEL | VGCF_ONLINE
+    context.ctrlreg[3] = l4_frame << PAGE_SHIFT
+    context.debugreg[6] = 0xFFFF_0FF0
+    context.debugreg[7] = 0x0000_0400
+    return context

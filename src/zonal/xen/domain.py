@@ -1,0 +1,255 @@
+"""A whole paravirtualised domain: built, announced in the store with its devices, started, destroyed without a trace.
+
+>>> domain = await create_domain(hypervisor, store, config)
+>>> await domain.start()
+>>> reason = await domain.wait_shutdown()
+>>> await domain.destroy()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from zonal.errors import DeadlineError, InvalidInputError
+from zonal.xen import domctl
+from zonal.xen.abi.privcmd import PAGE_SIZE
+from zonal.xen.build.kernel import KernelImage
+from zonal.xen.build.pv import BuiltDomain, build_pv
+from zonal.xen.devices.console import plan_console
+from zonal.xen.devices.xenbus import detach, find_devices
+from zonal.xen.domctl import DomainLimits
+from zonal.xen.hypercall import HypercallError, Hypervisor
+from zonal.xen.store import Access, Entry, Permission, Store, StoreError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+MIN_MEMORY = 64 << 20
+"""Bytes; less holds no general-purpose kernel."""
+MAX_VCPUS = 64
+HOST_ID = 0
+DETACH_TIMEOUT = 15.0
+"""Seconds that the host's drivers may take to let go of a dead domain's devices."""
+GONE_TIMEOUT = 30.0
+"""Seconds that a destroyed domain may take to be gone, with every page that others had mapped."""
+
+
+DevicePlan = Callable[[int], Iterable[Entry]]
+"""Given the domain's id, all that is to be written for a device, frontend and backend: ``plan_vbd``, ``plan_vif``."""
+
+
+@dataclass(frozen=True)
+class DomainConfig:
+    """What a domain is to be; sizes in bytes.
+
+    ``readable`` and ``writable`` are for what the domain's own software looks for in the store, below the domain's
+    directory: nodes with their values that it may read, and directories that it may write to.
+    """
+
+    name: str
+    kernel: KernelImage
+    memory: int
+    vcpus: int = 1
+    command_line: str = ""
+    initrd: Path | None = None
+    devices: tuple[DevicePlan, ...] = ()
+    readable: tuple[tuple[str, str], ...] = ()
+    writable: tuple[str, ...] = ()
+    limits: DomainLimits = field(default_factory=DomainLimits)
+    uuid: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain that exists; ``built`` holds the frames and ports of its first rings."""
+
+    hypervisor: Hypervisor
+    store: Store
+    domain_id: int
+    config: DomainConfig
+    built: BuiltDomain
+
+    async def start(self) -> None:
+        """Lets it run."""
+        await asyncio.to_thread(domctl.unpause_domain, self.hypervisor, self.domain_id)
+
+    async def wait_shutdown(self) -> int:
+        """Waits until it has shut itself down or is gone; returns ``SHUTDOWN_*`` of ``public/sched.h``."""
+        return await wait_shutdown(self.hypervisor, self.store, self.domain_id)
+
+    async def destroy(self) -> None:
+        """Kills it and removes all traces; whoever has mapped its pages unmaps them first."""
+        await destroy_domain(self.hypervisor, self.store, self.domain_id)
+
+
+async def create_domain(
+    hypervisor: Hypervisor,
+    store: Store,
+    config: DomainConfig,
+    *,
+    created: Callable[[int], Awaitable[None]] | None = None,
+) -> Domain:
+    """Builds a domain, paused, with everything in the store that it and its devices need.
+
+    ``created`` is told the domain's id as soon as there is one, before anything else is made, so that the caller can
+    write it down. Leaves nothing when it fails or is cancelled. Raises ``InvalidInputError`` for a configuration that
+    cannot work, and ``ResourceExhaustedError``.
+    """
+    _check(config)
+    async with AsyncExitStack() as undo:
+        # Not in a thread: a cancellation between the hypercall and here would lose the domain.
+        domain_id = domctl.create_domain(hypervisor, config.uuid.bytes, config.vcpus, config.limits)
+        undo.push_async_callback(destroy_domain, hypervisor, store, domain_id)
+        if created is not None:
+            await created(domain_id)
+        built = await finish_in_thread(_build, hypervisor, domain_id, config)
+        entries = [*domain_entries(domain_id, config, built)]
+        for plan in config.devices:
+            entries += plan(domain_id)
+        await store.transaction(lambda transaction: transaction.put(entries))
+        await store.introduce(domain_id, built.store_frame, built.store_port)
+        undo.pop_all()
+        return Domain(hypervisor, store, domain_id, config, built)
+
+
+def domain_path(domain_id: int) -> str:
+    """A domain's own directory in the store."""
+    return f"/local/domain/{domain_id}"
+
+
+def domain_entries(domain_id: int, config: DomainConfig, built: BuiltDomain) -> list[Entry]:
+    """What every PV domain finds in the store, as ``docs/misc/xenstore-paths.pandoc`` of Xen has it."""
+    path = domain_path(domain_id)
+    readable = (Permission(HOST_ID), Permission(domain_id, Access.READ))
+    owned = (Permission(domain_id), Permission(HOST_ID, Access.BOTH))
+    vm = f"/vm/{config.uuid}"
+    memory = str(config.memory // 1024)
+    entries = [
+        Entry(vm, "", readable),
+        Entry(f"{vm}/name", config.name),
+        Entry(f"{vm}/uuid", str(config.uuid)),
+        Entry(f"{vm}/start_time", f"{time.time():.2f}"),
+        Entry(path, "", readable),
+        Entry(f"{path}/vm", vm, readable),
+        Entry(f"{path}/name", config.name, readable),
+        Entry(f"{path}/domid", str(domain_id), readable),
+        Entry(f"{path}/memory", "", readable),
+        Entry(f"{path}/memory/static-max", memory, readable),
+        Entry(f"{path}/memory/target", memory, readable),
+        Entry(f"{path}/store/port", str(built.store_port), readable),
+        Entry(f"{path}/store/ring-ref", str(built.store_frame), readable),
+        Entry(f"{path}/device", "", readable),
+        Entry(f"{path}/control", "", readable),
+        Entry(f"{path}/control/shutdown", "", owned),
+        *(Entry(f"{path}/control/feature-{name}", "", owned) for name in ("poweroff", "reboot", "suspend")),
+    ]
+    entries += plan_console(domain_id, frame=built.console_frame, port=built.console_port)
+    for vcpu in range(config.vcpus):
+        entries.append(Entry(f"{path}/cpu/{vcpu}/availability", "online", readable))
+    for name, value in config.readable:
+        entries.append(Entry(f"{path}/{name}", value, readable))
+    for name in config.writable:
+        entries.append(Entry(f"{path}/{name}", "", owned))
+    return entries
+
+
+async def wait_shutdown(hypervisor: Hypervisor, store: Store, domain_id: int) -> int:
+    """Waits until a domain has shut itself down, and returns why; one that is gone counts as powered off."""
+    async with store.watch("@releaseDomain") as watch:
+        async for _ in watch:
+            info = await asyncio.to_thread(domctl.domain_info, hypervisor, domain_id)
+            if info is None or info.dying:
+                return domctl.abi.SHUTDOWN_POWEROFF
+            if info.shutdown_reason is not None:
+                return info.shutdown_reason
+    raise AssertionError("a watch ends only by an exception")
+
+
+async def destroy_domain(hypervisor: Hypervisor, store: Store, domain_id: int) -> None:
+    """Kills a domain, if it is there, and removes what the store has of it; returns when it is gone.
+
+    Raises ``DeadlineError`` when it stays in the hypervisor because somebody keeps its pages mapped.
+    """
+    try:
+        await asyncio.to_thread(domctl.destroy_domain, hypervisor, domain_id)
+    except HypercallError as error:
+        if error.errno != errno.ESRCH:
+            raise
+    devices = await find_devices(store, domain_id)
+    await detach(store, devices, timeout=DETACH_TIMEOUT, zone_runs=False)
+    await remove_from_store(store, domain_id)
+    # The hypervisor tells of a domain that begins to die, not of the last page of it that was unmapped: so we look.
+    pause = 0.001
+    deadline = time.monotonic() + GONE_TIMEOUT
+    while domctl.domain_info(hypervisor, domain_id) is not None:
+        if time.monotonic() > deadline:
+            raise DeadlineError(
+                f"domain {domain_id} was destroyed, but after {GONE_TIMEOUT:g} s somebody still holds pages of it",
+                hint="look for a backend that hangs: `xenstore-ls /local/domain/0/backend`",
+            )
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.25)
+
+
+async def remove_from_store(store: Store, domain_id: int) -> None:
+    """Removes a dead domain's directories, and those of its backends.
+
+    The frontends go first: Linux's backend drivers let go of a device when its frontend's directory is gone.
+    """
+    path = domain_path(domain_id)
+    vm = await store.find(f"{path}/vm")
+    await store.remove(path)
+    if vm is not None and vm.startswith(b"/vm/"):
+        await store.remove(vm.decode("ascii", "replace"))
+    for parent in (f"{domain_path(HOST_ID)}/backend", f"{domain_path(HOST_ID)}/error/backend"):
+        for kind in await _children(store, parent):
+            await store.remove(f"{parent}/{kind}/{domain_id}")
+    try:
+        await store.release(domain_id)
+    except StoreError:
+        # The store has seen the domain die before we could tell it.
+        return
+
+
+async def _children(store: Store, path: str) -> Sequence[str]:
+    return await store.list(path) if await store.exists(path) else ()
+
+
+async def finish_in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """``asyncio.to_thread`` that, when cancelled, waits for the thread first: it must not outlive what it works on."""
+    task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _check(config: DomainConfig) -> None:
+    if config.memory < MIN_MEMORY or config.memory % PAGE_SIZE:
+        raise InvalidInputError(
+            f"a domain of {config.memory} bytes of memory", hint=f"at least {MIN_MEMORY >> 20} MiB, in whole pages"
+        )
+    if not 1 <= config.vcpus <= MAX_VCPUS:
+        raise InvalidInputError(f"a domain of {config.vcpus} vCPUs", hint=f"1 to {MAX_VCPUS} can be had")
+
+
+def _build(hypervisor: Hypervisor, domain_id: int, config: DomainConfig) -> BuiltDomain:
+    domctl.set_max_vcpus(hypervisor, domain_id, config.vcpus)
+    return build_pv(
+        hypervisor,
+        domain_id,
+        config.kernel,
+        memory=config.memory,
+        command_line=config.command_line,
+        initrd=config.initrd,
+        host_id=HOST_ID,
+    )

@@ -1,0 +1,311 @@
+"""Controlling domains: create, configure, start, look at, destroy (``public/domctl.h``, ``public/sysctl.h``)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from zonal.errors import ResourceExhaustedError, UnavailableError
+from zonal.xen.abi import domctl as abi
+from zonal.xen.abi import sysctl
+from zonal.xen.abi.privcmd import PAGE_SIZE
+from zonal.xen.abi.version import (
+    XEN_CAPABILITIES_INFO_LEN,
+    XEN_EXTRAVERSION_LEN,
+    XENVER_CAPABILITIES,
+    XENVER_EXTRAVERSION,
+    XENVER_VERSION,
+)
+from zonal.xen.abi.xen import (
+    DOMID_FIRST_RESERVED,
+    HYPERVISOR_DOMCTL,
+    HYPERVISOR_SYSCTL,
+    HYPERVISOR_XEN_VERSION,
+    VcpuGuestContext,
+)
+from zonal.xen.hypercall import HypercallError, Hypervisor
+
+MAX_LISTED_DOMAINS = 1024
+"""Domains asked for in one hypercall; a longer list takes several."""
+
+
+@dataclass(frozen=True)
+class DomainLimits:
+    """What a domain may at most use of the hypervisor's own memory.
+
+    ``maptrack_frames`` is how many pages of bookkeeping it may have for grants that it maps itself: none for a zone
+    that serves nobody.
+    """
+
+    event_channels: int = 1023
+    grant_frames: int = 64
+    maptrack_frames: int = 0
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """What the hypervisor says of a domain: ``struct xen_domctl_getdomaininfo``."""
+
+    domain_id: int
+    handle: bytes
+    flags: int
+    total_pages: int
+    max_pages: int
+    shared_info_frame: int
+    cpu_time_ns: int
+    online_vcpus: int
+
+    @property
+    def dying(self) -> bool:
+        """Being destroyed; its memory may still be in use by others."""
+        return bool(self.flags & abi.XEN_DOMINF_DYING)
+
+    @property
+    def paused(self) -> bool:
+        """Paused by control software."""
+        return bool(self.flags & abi.XEN_DOMINF_PAUSED)
+
+    @property
+    def shutdown_reason(self) -> int | None:
+        """``SHUTDOWN_*`` of ``public/sched.h`` once the domain has shut itself down, or None."""
+        if not self.flags & abi.XEN_DOMINF_SHUTDOWN:
+            return None
+        return (self.flags >> abi.XEN_DOMINF_SHUTDOWNSHIFT) & abi.XEN_DOMINF_SHUTDOWNMASK
+
+
+@dataclass(frozen=True)
+class PhysicalInfo:
+    """The machine under the hypervisor."""
+
+    cpus: int
+    total_bytes: int
+    free_bytes: int
+
+
+def xen_version(hypervisor: Hypervisor) -> str:
+    """The hypervisor's version, such as "4.20.4"."""
+    number = hypervisor.call("xen_version", HYPERVISOR_XEN_VERSION, XENVER_VERSION)
+    with hypervisor.buffer(XEN_EXTRAVERSION_LEN) as buffer:
+        hypervisor.call("xen_version", HYPERVISOR_XEN_VERSION, XENVER_EXTRAVERSION, buffer.address)
+        extra = bytes(buffer.view()).split(b"\0", 1)[0].decode("ascii", "replace")
+    return f"{number >> 16}.{number & 0xFFFF}{extra}"
+
+
+def xen_capabilities(hypervisor: Hypervisor) -> str:
+    """The kinds of domain that it runs, such as "xen-3.0-x86_64 hvm-3.0-x86_64"."""
+    with hypervisor.buffer(XEN_CAPABILITIES_INFO_LEN) as buffer:
+        hypervisor.call("xen_version", HYPERVISOR_XEN_VERSION, XENVER_CAPABILITIES, buffer.address)
+        return bytes(buffer.view()).split(b"\0", 1)[0].decode("ascii", "replace").strip()
+
+
+def check_interface(hypervisor: Hypervisor) -> None:
+    """Raises ``UnavailableError`` when this hypervisor speaks another version of domctl or sysctl than we do."""
+    try:
+        physical_info(hypervisor)
+        list_domains(hypervisor, first=0, most=1)
+    except HypercallError as error:
+        if error.errno != errno.EACCES:
+            raise
+        raise UnavailableError(
+            f"Xen {xen_version(hypervisor)} speaks another control interface than domctl "
+            f"{abi.XEN_DOMCTL_INTERFACE_VERSION:#x} and sysctl {sysctl.XEN_SYSCTL_INTERFACE_VERSION:#x}",
+            hint="use Xen 4.20",
+        ) from None
+
+
+def physical_info(hypervisor: Hypervisor) -> PhysicalInfo:
+    """CPUs and memory of the machine; free memory counts what is being scrubbed."""
+    with _sysctl(hypervisor, sysctl.XEN_SYSCTL_PHYSINFO) as (request, issue):
+        issue()
+        info = request.u.physinfo
+        return PhysicalInfo(
+            cpus=info.nr_cpus,
+            total_bytes=info.total_pages * PAGE_SIZE,
+            free_bytes=(info.free_pages - info.outstanding_pages) * PAGE_SIZE,
+        )
+
+
+def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: DomainLimits) -> int:
+    """Creates a paravirtualised domain with no memory, paused, and returns its id.
+
+    ``handle``: 16 bytes, the UUID that Xen's tools show.
+    """
+    with _domctl(hypervisor, abi.XEN_DOMCTL_CREATEDOMAIN, 0) as (request, issue):
+        create = request.u.createdomain
+        create.handle[:] = handle
+        create.max_vcpus = vcpus
+        create.max_evtchn_port = limits.event_channels
+        create.max_grant_frames = limits.grant_frames
+        create.max_maptrack_frames = limits.maptrack_frames
+        create.grant_opts = 1  # XEN_DOMCTL_GRANT_version(1): Linux uses no other for PV
+        try:
+            issue()
+        except HypercallError as error:
+            if error.errno == errno.ENOMEM:
+                raise ResourceExhaustedError(
+                    "the hypervisor has no memory left for another domain", hint="stop a zone, or see `zonal info`"
+                ) from None
+            raise
+        return request.domain
+
+
+def destroy_domain(hypervisor: Hypervisor, domain_id: int) -> None:
+    """Kills a domain and frees its memory; returns when the hypervisor has done so, which takes ms per 100 MiB."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_DESTROYDOMAIN, domain_id) as (_, issue):
+        while True:
+            try:
+                issue()
+            except HypercallError as error:
+                # Freeing memory is done in portions; the hypervisor asks to be called again.
+                if error.errno == errno.EAGAIN or error.errno == errno.EBUSY:
+                    continue
+                raise
+            return
+
+
+def pause_domain(hypervisor: Hypervisor, domain_id: int) -> None:
+    """Stops all vCPUs of a domain; counted, each pause wants its own unpause."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_PAUSEDOMAIN, domain_id) as (_, issue):
+        issue()
+
+
+def unpause_domain(hypervisor: Hypervisor, domain_id: int) -> None:
+    """Takes back one pause; a new domain has one."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_UNPAUSEDOMAIN, domain_id) as (_, issue):
+        issue()
+
+
+def set_max_memory(hypervisor: Hypervisor, domain_id: int, size: int) -> None:
+    """The most memory that a domain may ever hold, in bytes."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_MAX_MEM, domain_id) as (request, issue):
+        request.u.max_mem.max_memkb = size // 1024
+        issue()
+
+
+def set_max_vcpus(hypervisor: Hypervisor, domain_id: int, vcpus: int) -> None:
+    """Allocates the vCPUs that the domain was created for."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_MAX_VCPUS, domain_id) as (request, issue):
+        request.u.max_vcpus.max = vcpus
+        issue()
+
+
+def set_native_tsc(hypervisor: Hypervisor, domain_id: int) -> None:
+    """Lets the domain read the time stamp counter without a trap; fitting since zones do not migrate."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_SETTSCINFO, domain_id) as (request, issue):
+        request.u.tsc_info.tsc_mode = abi.TSC_MODE_NEVER_EMULATE
+        issue()
+
+
+def init_hypercall_page(hypervisor: Hypervisor, domain_id: int, frame: int) -> None:
+    """Fills the domain's page ``frame`` (machine frame number) with hypercall entry points."""
+    with _domctl(hypervisor, abi.XEN_DOMCTL_HYPERCALL_INIT, domain_id) as (request, issue):
+        request.u.hypercall_init.gmfn = frame
+        issue()
+
+
+def set_vcpu_context(hypervisor: Hypervisor, domain_id: int, vcpu: int, context: VcpuGuestContext) -> None:
+    """Sets the whole register state of a vCPU."""
+    with (
+        hypervisor.buffer(ctypes.sizeof(context)) as buffer,
+        _domctl(hypervisor, abi.XEN_DOMCTL_SETVCPUCONTEXT, domain_id) as (request, issue),
+    ):
+        with buffer.view() as view:
+            view[:] = memoryview(context).cast("B")
+        request.u.vcpucontext.vcpu = vcpu
+        request.u.vcpucontext.ctxt = buffer.address
+        issue()
+
+
+def domain_info(hypervisor: Hypervisor, domain_id: int) -> DomainInfo | None:
+    """What the hypervisor knows of a domain, or None when there is no such domain."""
+    found = list_domains(hypervisor, first=domain_id, most=1)
+    return found[0] if found and found[0].domain_id == domain_id else None
+
+
+def list_domains(hypervisor: Hypervisor, *, first: int = 0, most: int | None = None) -> list[DomainInfo]:
+    """Every domain from id ``first`` on, in order of ids, at most ``most``."""
+    result: list[DomainInfo] = []
+    size = ctypes.sizeof(abi.DomctlGetdomaininfo)
+    while first < DOMID_FIRST_RESERVED and (most is None or len(result) < most):
+        batch = MAX_LISTED_DOMAINS if most is None else min(most - len(result), MAX_LISTED_DOMAINS)
+        with (
+            hypervisor.buffer(batch * size) as buffer,
+            _sysctl(hypervisor, sysctl.XEN_SYSCTL_GETDOMAININFOLIST) as (request, issue),
+        ):
+            wanted = request.u.getdomaininfolist
+            wanted.first_domain = first
+            wanted.max_domains = batch
+            wanted.buffer = buffer.address
+            issue()
+            found = min(wanted.num_domains, batch)
+            result += [_info(buffer.overlay(abi.DomctlGetdomaininfo, index * size)) for index in range(found)]
+        if found < batch:
+            break
+        first = result[-1].domain_id + 1
+    return result
+
+
+def read_hypervisor_log(hypervisor: Hypervisor, size: int = 1 << 16) -> str:
+    """The end of the hypervisor's own console ring, at most ``size`` bytes."""
+    with (
+        hypervisor.buffer(size) as buffer,
+        _sysctl(hypervisor, sysctl.XEN_SYSCTL_READCONSOLE) as (request, issue),
+    ):
+        request.u.readconsole.buffer = buffer.address
+        request.u.readconsole.count = size
+        issue()
+        return bytes(buffer.view()[: request.u.readconsole.count]).decode("utf-8", "replace")
+
+
+def _info(info: abi.DomctlGetdomaininfo) -> DomainInfo:
+    return DomainInfo(
+        domain_id=info.domain,
+        handle=bytes(info.handle),
+        flags=info.flags,
+        total_pages=info.tot_pages,
+        max_pages=info.max_pages,
+        shared_info_frame=info.shared_info_frame,
+        cpu_time_ns=info.cpu_time,
+        online_vcpus=info.nr_online_vcpus,
+    )
+
+
+class _Issue:
+    """Issues a prepared control request."""
+
+    def __init__(self, hypervisor: Hypervisor, what: str, op: int, address: int) -> None:
+        self._hypervisor = hypervisor
+        self._what = what
+        self._op = op
+        self._address = address
+
+    def __call__(self) -> int:
+        return self._hypervisor.call(self._what, self._op, self._address)
+
+
+@contextmanager
+def _domctl(hypervisor: Hypervisor, command: int, domain_id: int) -> Generator[tuple[abi.Domctl, _Issue]]:
+    with hypervisor.structure(abi.Domctl) as (request, address):
+        request.cmd = command
+        request.interface_version = abi.XEN_DOMCTL_INTERFACE_VERSION
+        request.domain = domain_id
+        name = _COMMANDS.get(command, str(command))
+        yield request, _Issue(hypervisor, f"domctl {name} of domain {domain_id}", HYPERVISOR_DOMCTL, address)
+
+
+@contextmanager
+def _sysctl(hypervisor: Hypervisor, command: int) -> Generator[tuple[sysctl.Sysctl, _Issue]]:
+    with hypervisor.structure(sysctl.Sysctl) as (request, address):
+        request.cmd = command
+        request.interface_version = sysctl.XEN_SYSCTL_INTERFACE_VERSION
+        yield request, _Issue(hypervisor, f"sysctl {command}", HYPERVISOR_SYSCTL, address)
+
+
+_COMMANDS = {
+    value: name.removeprefix("XEN_DOMCTL_").lower()
+    for name, value in vars(abi).items()
+    if name.startswith("XEN_DOMCTL_") and name != "XEN_DOMCTL_INTERFACE_VERSION"
+}
