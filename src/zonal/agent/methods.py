@@ -1,0 +1,228 @@
+"""The host's calls, one method each: parameters are checked here, the work is done elsewhere."""
+
+from __future__ import annotations
+
+from zonal.agent import configuration, crun, mounts
+from zonal.agent.json_text import to_json
+from zonal.agent.params import CallError
+from zonal.agent.processes import send_signal
+from zonal.agent.users import UserError, resolve_user
+from zonal.agent.workloads import StreamNumbers, Workload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zonal.agent.agent import Agent
+    from zonal.agent.link import Call
+    from zonal.agent.params import Params
+    from zonal.agent.protocol.cbor import Value
+
+MAX_WORKLOADS = 64
+"""So many, each with three streams, fit into HELLO."""
+_MAX_STREAM = 0xFFFFFFFF
+_MAX_TERMINAL = 0xFFFF  # struct winsize has unsigned shorts
+_MAX_SIGNAL = 64
+_DEFAULT_GRACE_MS = 10_000
+
+
+class Methods:
+    """``table`` gives the handler of each method; handlers raise ``CallError`` or answer the call, now or later."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._roots: dict[str, str] = {}
+        self.table: dict[str, Callable[[Call, Params], None]] = {
+            "configure": self._configure,
+            "prepare_root": self._prepare_root,
+            "remove_root": self._remove_root,
+            "run": self._run,
+            "exec": self._exec,
+            "signal": self._signal,
+            "resize": self._resize,
+            "forget": self._forget,
+            "list": self._list,
+            "statistics": self._statistics,
+            "power_off": self._power_off,
+        }
+
+    def _configure(self, call: Call, params: Params) -> None:
+        if params.has("hostname"):
+            configuration.set_hostname(params.text("hostname"))
+        configuration.set_sysctls(params.map("sysctls"))
+        call.reply()
+
+    def _prepare_root(self, call: Call, params: Params) -> None:
+        name, device = params.name("id"), params.text("device")
+        if name in self._roots:
+            raise CallError("exists", f"root {name} is prepared already")
+        size = params.number("size", least=1) if params.has("size") else None
+        try:
+            path = mounts.prepare_root(name, device, params.text("fstype", "erofs"), size)
+        except OSError as error:
+            raise CallError("runtime", f"cannot prepare root {name} from {device}: {error}") from error
+        self._roots[name] = path
+        call.reply({"path": path})
+
+    def _remove_root(self, call: Call, params: Params) -> None:
+        name = params.name("id")
+        path = self._root(name)
+        if any(workload.root == path for workload in self._agent.workloads.values()):
+            raise CallError("in-use", f"root {name} belongs to a workload")
+        mounts.remove_root(name)
+        del self._roots[name]
+        call.reply()
+
+    def _run(self, call: Call, params: Params) -> None:
+        name, config = self._new_name(params), params.map("config")
+        root = self._root(params.name("root"))
+        process, linux = _map_in(config, "process"), _map_in(config, "linux")
+        cgroup = linux.setdefault("cgroupsPath", f"/zonal/{name}")
+        if not isinstance(cgroup, str) or not cgroup.startswith("/") or not cgroup.strip("/") or ".." in cgroup:
+            raise CallError("invalid", f"cgroupsPath {cgroup!r}")
+        _map_in(config, "root")["path"] = root
+        _set_user(process, root, params)
+        wanted = self._wanted(params, process)
+        agent = self._agent
+        workload = Workload(agent.loop, agent.reaper, name, name, root, cgroup)
+        self._start(call, workload, workload.start_container, config, wanted)
+
+    def _exec(self, call: Call, params: Params) -> None:
+        name, process = self._new_name(params), params.map("process")
+        container = self._workload(params.name("container"))
+        if container.name != container.container or container.state != "running":
+            raise CallError("no-such", f"{container.name} is not a running container")
+        _set_user(process, container.root, params)
+        wanted = self._wanted(params, process)
+        agent = self._agent
+        workload = Workload(agent.loop, agent.reaper, name, container.name, container.root, container.cgroup)
+        self._start(call, workload, workload.start_process, process, wanted)
+
+    def _start(
+        self,
+        call: Call,
+        workload: Workload,
+        start: Callable[..., None],
+        description: dict[str, Value],
+        wanted: StreamNumbers,
+    ) -> None:
+        agent = self._agent
+
+        def started(refusal: tuple[str, str] | None) -> None:
+            if refusal:
+                agent.drop(workload)
+                call.fail(*refusal)
+                return
+            agent.adopt_streams(workload)
+            call.reply({"pid": workload.pid})
+
+        try:
+            start(to_json(description), wanted, started, lambda: agent.ended(workload))
+        except (OSError, ValueError) as error:
+            raise CallError("runtime", f"cannot start {workload.name}: {error}") from error
+        agent.workloads[workload.name] = workload
+
+    def _signal(self, call: Call, params: Params) -> None:
+        workload = self._workload(params.name("id"))
+        number = params.number("signal", least=1, most=_MAX_SIGNAL)
+        try:
+            if params.flag("all"):
+                crun.signal_cgroup(workload.cgroup, number)
+            elif workload.pid:
+                send_signal(workload.pid, number)
+        except OSError as error:
+            raise CallError("runtime", f"cannot signal {workload.name}: {error}") from error
+        call.reply()
+
+    def _resize(self, call: Call, params: Params) -> None:
+        workload = self._workload(params.name("id"))
+        workload.resize(params.number("rows", most=_MAX_TERMINAL), params.number("columns", most=_MAX_TERMINAL))
+        call.reply()
+
+    def _forget(self, call: Call, params: Params) -> None:
+        workload = self._workload(params.name("id"))
+        if workload.state != "exited":
+            raise CallError("in-use", f"{workload.name} is {workload.state}")
+        others = [other.name for other in self._agent.workloads.values() if other.container == workload.name]
+        if others != [workload.name] and workload.container == workload.name:
+            raise CallError("in-use", f"{workload.name} has other processes: {', '.join(others)}")
+
+        def done() -> None:
+            self._agent.drop(workload)
+            call.reply()
+
+        workload.state = "forgotten"
+        workload.forget(done)
+
+    def _list(self, call: Call, params: Params) -> None:
+        del params
+        workloads: list[Value] = [workload.describe() for workload in self._agent.workloads.values()]
+        call.reply({"workloads": workloads})
+
+    def _statistics(self, call: Call, params: Params) -> None:
+        del params
+        total, available = configuration.memory()
+        resident = configuration.resident_bytes()
+        call.reply({"resident": resident, "memory_total": total, "memory_available": available})
+
+    def _power_off(self, call: Call, params: Params) -> None:
+        grace = params.number("grace_ms", _DEFAULT_GRACE_MS)
+        call.reply()
+        self._agent.shut_down(grace / 1000)
+
+    def _new_name(self, params: Params) -> str:
+        name = params.name("id")
+        if name in self._agent.workloads:
+            raise CallError("exists", f"workload {name} is known already")
+        if len(self._agent.workloads) >= MAX_WORKLOADS:
+            raise CallError("limit", f"more than {MAX_WORKLOADS} workloads")
+        return name
+
+    def _workload(self, name: str) -> Workload:
+        workload = self._agent.workloads.get(name)
+        if workload is None or workload.state == "forgotten":
+            raise CallError("no-such", f"no workload {name}")
+        return workload
+
+    def _root(self, name: str) -> str:
+        if name not in self._roots:
+            raise CallError("no-such", f"no root {name}")
+        return self._roots[name]
+
+    def _wanted(self, params: Params, process: dict[str, Value]) -> StreamNumbers:
+        wanted = StreamNumbers(
+            params.number("stdin", 0, most=_MAX_STREAM),
+            params.number("stdout", 0, most=_MAX_STREAM),
+            params.number("stderr", 0, most=_MAX_STREAM),
+            terminal=params.flag("terminal"),
+            rows=params.number("rows", 0, most=_MAX_TERMINAL),
+            columns=params.number("columns", 0, most=_MAX_TERMINAL),
+        )
+        self._agent.check_streams([wanted.stdin, wanted.stdout, wanted.stderr])
+        process["terminal"] = wanted.terminal
+        if wanted.terminal and wanted.rows and wanted.columns:
+            process["consoleSize"] = {"height": wanted.rows, "width": wanted.columns}
+        return wanted
+
+
+def _set_user(process: dict[str, Value], root: str, params: Params) -> None:
+    """Puts the user's numbers and home directory into an OCI process object."""
+    if not params.has("user"):
+        return
+    try:
+        user = resolve_user(root, params.text("user"))
+    except UserError as error:
+        raise CallError("no-user", str(error)) from error
+    _map_in(process, "user").update(uid=user.uid, gid=user.gid, additionalGids=list(user.groups))
+    environment = process.setdefault("env", [])
+    if not isinstance(environment, list):
+        raise CallError("invalid", "env must be an array")
+    if not any(isinstance(entry, str) and entry.startswith("HOME=") for entry in environment):
+        environment.append(f"HOME={user.home}")
+
+
+def _map_in(values: dict[str, Value], key: str) -> dict[str, Value]:
+    inner = values.setdefault(key, {})
+    if not isinstance(inner, dict):
+        raise CallError("invalid", f"{key} must be a map")
+    return inner
