@@ -1,0 +1,128 @@
+"""Bring an image's layers into the form that `flatten` reads: uncompressed, in open files, each checked.
+
+A layer that is not compressed is read where it lies; another is decompressed to a file of its own in a folder that the
+caller removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import AsyncGenerator, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from zonal.errors import InvalidInputError, NotFoundError
+from zonal.images import compression
+from zonal.images.archive import Layer
+from zonal.images.limits import Limits
+from zonal.images.tarformat import Source
+from zonal.images.work import Stop, in_thread
+
+_AT_ONCE: Final = 2
+"""Layers decompressed at the same time."""
+
+
+@contextlib.contextmanager
+def open_source(path: Path, label: str) -> Generator[Source]:
+    """The whole of a file.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidInputError: it is not a plain file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {label}", hint="check the path") from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInputError(f"{label} is not a plain file", hint="give the path of an archive")
+        yield Source(fd, 0, status.st_size, label)
+    finally:
+        os.close(fd)
+
+
+@contextlib.asynccontextmanager
+async def expanded(source: Source, folder: Path, limits: Limits) -> AsyncGenerator[Source]:
+    """``source`` itself, or, when it is compressed, what it decompresses to, in an unnamed file in ``folder``.
+
+    Raises:
+        InvalidInputError: corrupt, or larger than the limits allow.
+    """
+    kind = compression.recognise(os.pread(source.fd, 16, source.offset))
+    if kind is None:
+        yield source
+        return
+    with _spool(folder) as fd:
+        result = await in_thread(lambda stop: compression.expand(source, kind, fd, limits, on_step=stop.check))
+        yield Source(fd, 0, result.size, source.label)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLayer:
+    """An uncompressed layer, verified."""
+
+    source: Source
+    diff_id: str
+
+
+@contextlib.asynccontextmanager
+async def open_layers(layers: Sequence[Layer], folder: Path, limits: Limits) -> AsyncGenerator[list[OpenLayer]]:
+    """Every layer uncompressed and with its digests verified, the lowest first.
+
+    Raises:
+        InvalidInputError: a layer is corrupt, is not what its digest says, or all of them pass a limit.
+    """
+    with contextlib.ExitStack() as stack:
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def prepare(layer: Layer) -> OpenLayer:
+            fd = stack.enter_context(_spool(folder))
+            async with slots:
+                return await in_thread(lambda stop: _prepare(layer, fd, limits, stop))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(prepare(layer)) for layer in layers]
+        except ExceptionGroup as errors:
+            # Layers mostly fail for one reason, and people want to read one.
+            raise errors.exceptions[0] from None
+        ready = [task.result() for task in tasks]
+        if sum(layer.source.size for layer in ready) > limits.total_bytes:
+            raise InvalidInputError(f"the image's layers hold more than {limits.total_bytes} bytes")
+        yield ready
+
+
+def _prepare(layer: Layer, fd: int, limits: Limits, stop: Stop) -> OpenLayer:
+    source = layer.source
+    if source.size > limits.layer_bytes:
+        raise InvalidInputError(f"{source.label} has {source.size} bytes, more than {limits.layer_bytes}")
+    kind = compression.recognise(os.pread(source.fd, 16, source.offset))
+    if kind is None:
+        digest = diff_id = layer.verified or compression.digest(source, on_step=stop.check)
+        ready = source
+    else:
+        result = compression.expand(source, kind, fd, limits, on_step=stop.check)
+        digest, diff_id = result.compressed_digest, result.digest
+        ready = Source(fd, 0, result.size, source.label)
+    for stated, found in ((layer.digest, digest), (layer.diff_id, diff_id)):
+        if stated is not None and stated != found:
+            raise InvalidInputError(
+                f"{source.label} is corrupt: its digest is {found}, not {stated}", hint="make or fetch the file again"
+            )
+    return OpenLayer(ready, diff_id)
+
+
+@contextlib.contextmanager
+def _spool(folder: Path) -> Generator[int]:
+    """A file without a name, gone when it is closed, whatever happens."""
+    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Tests of images: names, archives, layers, the stores."""
