@@ -1,0 +1,1 @@
+"""zonald: wiring, the control API, state, events."""

@@ -1,0 +1,130 @@
+"""zonald: runs on the host as root, makes zones, and serves the control API until it is told to stop.
+
+Stopping it, and even killing it, leaves running zones alone; the next zonald takes them back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zonal.daemon.notify import log_to_stderr, notify
+from zonal.errors import InvalidInputError, UnavailableError, ZonalError
+
+if TYPE_CHECKING:
+    from zonal.daemon.control import Services
+    from zonal.daemon.server import TlsListener
+
+log = logging.getLogger("zonald")
+
+PRIVCMD = Path("/dev/xen/privcmd")
+DEFAULT_SOCKET = Path("/run/zonal/zonald.sock")
+DEFAULT_STATE = Path("/var/lib/zonal")
+SPOOL = "spool"
+
+ServicesOpener = Callable[[Path], "AbstractAsyncContextManager[Services]"]
+"""Opens the services on a state folder, for as long as the block lasts."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where zonald listens and keeps its state."""
+
+    socket: Path = DEFAULT_SOCKET
+    state: Path = DEFAULT_STATE
+    tls: TlsListener | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The ``zonald`` command; exits with 0 after SIGTERM or SIGINT, and with 1 when it cannot run."""
+    options = _parse(arguments)
+    log_to_stderr(options.log_level)
+    # One thread is plenty for page tables, and each idle one costs memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        config = _config(options)
+        _check_xen()
+        from zonal.daemon.wiring import open_services
+
+        asyncio.run(serve(config, open_services))
+    except ZonalError as error:
+        print(f"zonald: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+async def serve(config: Config, open_services: ServicesOpener) -> None:
+    """Serves until SIGTERM or SIGINT. Raises ``ZonalError`` when it cannot."""
+    from zonal.daemon.server import only_instance, prepare_folder, serving
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+            stack.callback(loop.remove_signal_handler, number)
+        for folder in (config.state, config.socket.parent):
+            prepare_folder(folder)
+        stack.enter_context(only_instance(config.state / "zonald.lock"))
+        stack.enter_context(only_instance(config.socket.with_name(config.socket.name + ".lock")))
+        services = await stack.enter_async_context(open_services(config.state))
+        await stack.enter_async_context(serving(services, config.socket, config.tls))
+        log.info("ready on %s", config.socket)
+        notify("READY=1")
+        await stop.wait()
+        log.info("stopping; running zones go on")
+        notify("STOPPING=1")
+
+
+def prepare_spool(state: Path) -> Path:
+    """The folder for uploads, emptied of what a killed zonald left."""
+    spool = state / SPOOL
+    spool.mkdir(mode=0o700, exist_ok=True)
+    for path in spool.iterdir():
+        path.unlink()
+    return spool
+
+
+def _check_xen() -> None:
+    if not PRIVCMD.exists():
+        raise UnavailableError(
+            f"Xen cannot be reached: there is no {PRIVCMD}",
+            hint="run zonald in Xen's host (dom0), with the module xen-privcmd loaded; elsewhere `zonal run` brings up "
+            "a Xen host of its own",
+        )
+
+
+def _config(options: argparse.Namespace) -> Config:
+    tls = None
+    if options.listen_tls:
+        if options.tls_dir is None:
+            raise InvalidInputError("--listen-tls needs --tls-dir", hint="the folder of the certificates")
+        from zonal.daemon.server import TlsListener
+
+        tls = TlsListener(address=options.listen_tls, folder=options.tls_dir)
+    return Config(socket=options.socket.absolute(), state=options.state_dir.absolute(), tls=tls)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("zonald", description="Makes and keeps zones on a Xen host.")
+    parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, help="unix socket (default: %(default)s)")
+    parser.add_argument("--state-dir", type=Path, default=DEFAULT_STATE, help="folder (default: %(default)s)")
+    parser.add_argument("--listen-tls", metavar="HOST:PORT", help="listen there too, for clients with a certificate")
+    parser.add_argument("--tls-dir", type=Path, help="folder of ca.pem, server.pem and server.key")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

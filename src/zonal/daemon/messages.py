@@ -1,0 +1,47 @@
+"""From the words of zones to the messages of the control API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zonal.api import control_pb2 as pb
+from zonal.zones.spec import Phase, ZoneRecord, ZoneState
+
+_STATES = {
+    ZoneState.CREATING: pb.ZONE_STATE_CREATING,
+    ZoneState.RUNNING: pb.ZONE_STATE_RUNNING,
+    ZoneState.STOPPING: pb.ZONE_STATE_STOPPING,
+    ZoneState.EXITED: pb.ZONE_STATE_EXITED,
+    ZoneState.CRASHED: pb.ZONE_STATE_CRASHED,
+}
+
+
+def zone_message(record: ZoneRecord) -> pb.Zone:
+    """One zone, as ``zonal zone inspect`` shows it."""
+    spec = record.spec
+    return pb.Zone(
+        id=spec.id,
+        name=spec.name,
+        image=spec.image,
+        image_id=spec.image_id,
+        command=spec.command,
+        state=_STATES[record.state],
+        domain_id=record.domain_id,
+        exit_status=record.exit_status,
+        reason=record.reason,
+        created_ns=record.created_ns,
+        started_ns=record.started_ns,
+        finished_ns=record.finished_ns,
+        memory_bytes=spec.memory_bytes,
+        cpus=spec.cpus,
+        kernel=spec.kernel,
+        phases=phase_messages(record.phases),
+        agent_resident_bytes=record.agent_resident_bytes,
+        kernel_release=record.kernel_release,
+    )
+
+
+def phase_messages(phases: Iterable[Phase]) -> list[pb.Phase]:
+    """The phases, in order of their begin."""
+    ordered = sorted(phases, key=lambda phase: (phase.begin_ns, phase.end_ns))
+    return [pb.Phase(name=phase.name, begin_ns=phase.begin_ns, end_ns=phase.end_ns) for phase in ordered]

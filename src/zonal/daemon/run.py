@@ -1,0 +1,115 @@
+"""The call behind ``zonal run``: a zone, its one workload, and the workload's streams.
+
+A client that hangs up before the workload was started takes its zone with it: the launch is undone. One that hangs up
+later leaves the workload running, as docker does; without a terminal the workload then reads the end of its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from zonal.api import control_pb2 as pb
+from zonal.api.signals import MAX_SIGNAL
+from zonal.daemon.messages import phase_messages
+from zonal.daemon.rpc import Context
+from zonal.daemon.run_spec import resolve_spec, terminal_size
+from zonal.daemon.services import ImageFinder
+from zonal.errors import AlreadyExistsError, InvalidInputError, UnavailableError
+from zonal.zones.names import make_name
+from zonal.zones.spec import RunningZone, ZoneService, ZoneSpec
+
+MAX_CHUNK = 64 << 10
+"""Bytes of output in one reply."""
+_NAME_TRIES = 20
+
+
+class RunCall:
+    """The run call of the control service."""
+
+    def __init__(self, zones: ZoneService, images: ImageFinder, stopping: asyncio.Event) -> None:
+        self._zones = zones
+        self._images = images
+        self._stopping = stopping
+
+    async def __call__(self, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:
+        """Serves one run, until its workload has ended or its client is gone."""
+        arrived_ns = time.monotonic_ns()
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("request") != "spec":
+            raise InvalidInputError("a run begins with its spec")
+        zone = await self._launch(first.spec, arrived_ns)
+        spec = zone.record.spec
+        try:
+            await context.write(pb.RunReply(started=_started(zone)))
+            if not spec.detach:
+                await self._attend(zone, requests, context)
+        finally:
+            if spec.stdin and not spec.terminal:
+                await zone.stdin.close()
+            await zone.detach()
+
+    async def _launch(self, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
+        for attempt in range(_NAME_TRIES):
+            spec = resolve_spec(request, self._images, name=request.name or make_name())
+            try:
+                return await self._zones.run(spec, arrived_ns=arrived_ns)
+            except AlreadyExistsError:
+                # A made-up name may be taken; then another is made up.
+                if request.name or attempt == _NAME_TRIES - 1:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    async def _attend(self, zone: RunningZone, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:
+        async with asyncio.TaskGroup() as group:
+            helpers = [
+                group.create_task(_feed(zone, requests)),
+                group.create_task(self._leave_when_stopping(zone.record.spec)),
+            ]
+            async for stream, data in zone.output():
+                for begin in range(0, len(data), MAX_CHUNK):
+                    piece = data[begin : begin + MAX_CHUNK]
+                    await context.write(pb.RunReply(stdout=piece) if stream == 1 else pb.RunReply(stderr=piece))
+            result = await zone.wait()
+            exited = pb.Exited(status=result.status, reason=result.reason, phases=phase_messages(result.phases))
+            await context.write(pb.RunReply(exited=exited))
+            for helper in helpers:
+                helper.cancel()
+
+    async def _leave_when_stopping(self, spec: ZoneSpec) -> None:
+        await self._stopping.wait()
+        raise UnavailableError(
+            "zonald is stopping; the zone goes on",
+            hint=f"once it is back: zonal zone logs -f {spec.name}",
+        )
+
+
+async def _feed(zone: RunningZone, requests: AsyncIterator[pb.RunRequest]) -> None:
+    async for request in requests:
+        match request.WhichOneof("request"):
+            case "stdin":
+                await zone.stdin.write(request.stdin)
+            case "stdin_end":
+                await zone.stdin.close()
+            case "resize":
+                await zone.resize(terminal_size(request.resize))
+            case "signal":
+                await zone.signal(checked_signal(request.signal))
+            case _:
+                raise InvalidInputError("after the spec of a run come input, sizes and signals only")
+    await zone.stdin.close()
+
+
+def checked_signal(number: int) -> int:
+    """The number, if Linux has such a signal. Raises ``InvalidInputError``."""
+    if not 1 <= number <= MAX_SIGNAL:
+        raise InvalidInputError(f"there is no signal {number}", hint=f"1 to {MAX_SIGNAL}")
+    return number
+
+
+def _started(zone: RunningZone) -> pb.Started:
+    record = zone.record
+    return pb.Started(
+        zone_id=record.id, name=record.name, domain_id=record.domain_id, phases=phase_messages(record.phases)
+    )

@@ -1,0 +1,108 @@
+"""From a client's run request and the image it names to a checked ``ZoneSpec``."""
+
+from __future__ import annotations
+
+from zonal.api import control_pb2 as pb
+from zonal.daemon.services import ImageFinder
+from zonal.errors import InvalidInputError
+from zonal.zones.names import check_hostname, check_name, make_id
+from zonal.zones.oci_spec import ProcessOptions, resolve_process
+from zonal.zones.spec import (
+    DEFAULT_MEMORY,
+    MAX_CPUS,
+    MAX_MEMORY,
+    MIB,
+    MIN_MEMORY,
+    SHORT_ID,
+    TerminalSize,
+    ZoneSpec,
+)
+
+PAGE_SIZE = 4096
+MAX_TERMINAL = 65535
+"""Rows or columns: what ``struct winsize`` of asm/termios.h holds."""
+_DEFAULT_TERMINAL = TerminalSize()
+
+
+def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> ZoneSpec:
+    """Checks a request and fills in what it leaves open, from the image and the defaults.
+
+    Raises ``InvalidInputError`` or, for the image, ``NotFoundError``.
+    """
+    zone_id = make_id()
+    check_name(name)
+    hostname = check_hostname(request.hostname) if request.hostname else zone_id[:SHORT_ID]
+    memory_bytes = _memory(request.memory_bytes)
+    cpus = _cpus(request.cpus)
+    if request.detach and (request.stdin or request.terminal):
+        raise InvalidInputError(
+            "a detached zone has no client to be its terminal or input", hint="leave out -d, or -i and -t"
+        )
+    if not request.image:
+        raise InvalidInputError("no image is named", hint="zonal image ls lists those that are there")
+    image = images.resolve(request.image)
+    options = ProcessOptions(
+        command=tuple(request.command),
+        entrypoint=request.entrypoint if request.HasField("entrypoint") else None,
+        env=tuple(request.env),
+        working_directory=request.working_directory,
+        user=request.user,
+        stop_signal=request.stop_signal,
+        terminal=request.terminal,
+        hostname=hostname,
+    )
+    process = resolve_process(images.config(image.id), options)
+    return ZoneSpec(
+        id=zone_id,
+        name=name,
+        image=request.image,
+        image_id=image.id,
+        erofs_path=str(image.erofs),
+        command=process.command,
+        env=process.env,
+        cwd=process.cwd,
+        user=process.user,
+        hostname=hostname,
+        terminal=request.terminal,
+        terminal_size=_terminal(request),
+        stdin=request.stdin,
+        memory_bytes=memory_bytes,
+        cpus=cpus,
+        kernel=request.kernel,
+        remove=request.remove,
+        detach=request.detach,
+        stop_signal=process.stop_signal,
+        read_only=request.read_only,
+    )
+
+
+def terminal_size(message: pb.TerminalSize) -> TerminalSize:
+    """The size, if a terminal can have it. Raises ``InvalidInputError``."""
+    if max(message.rows, message.columns) > MAX_TERMINAL:
+        raise InvalidInputError(f"no terminal has {message.rows} rows and {message.columns} columns")
+    return TerminalSize(rows=message.rows, columns=message.columns)
+
+
+def _terminal(request: pb.RunSpec) -> TerminalSize:
+    size = terminal_size(request.terminal_size)
+    return size if size.rows and size.columns else _DEFAULT_TERMINAL
+
+
+def _memory(size: int) -> int:
+    if size == 0:
+        return DEFAULT_MEMORY
+    if size < MIN_MEMORY:
+        raise InvalidInputError(
+            f"{size} bytes of memory are too little for a zone", hint=f"give at least {MIN_MEMORY // MIB}M"
+        )
+    if size > MAX_MEMORY:
+        raise InvalidInputError(
+            f"{size} bytes of memory are more than a zone can have", hint=f"give at most {MAX_MEMORY // MIB}M"
+        )
+    return -(-size // PAGE_SIZE) * PAGE_SIZE
+
+
+def _cpus(count: int) -> int:
+    if count > MAX_CPUS:
+        raise InvalidInputError(f"a zone cannot have {count} CPUs", hint=f"1 to {MAX_CPUS}")
+    return count or 1

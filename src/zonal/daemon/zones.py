@@ -1,0 +1,66 @@
+"""The calls on zones that exist: list, inspect, stop, kill, wait, remove, logs, console."""
+
+from __future__ import annotations
+
+from zonal.api import control_pb2 as pb
+from zonal.daemon.messages import zone_message
+from zonal.daemon.rpc import Context
+from zonal.daemon.run import MAX_CHUNK, checked_signal
+from zonal.errors import InvalidInputError
+from zonal.zones.spec import DEFAULT_STOP_TIMEOUT, ZoneService
+
+SIGKILL = 9
+MAX_STOP_TIMEOUT = 24 * 3600
+"""Seconds."""
+
+
+class ZoneCalls:
+    """Everything on zones but running one."""
+
+    def __init__(self, zones: ZoneService) -> None:
+        self._zones = zones
+
+    async def list(self, request: pb.ListZonesRequest, _context: Context) -> pb.ListZonesReply:
+        """Those alive, or all."""
+        records = await self._zones.list()
+        return pb.ListZonesReply(zones=[zone_message(r) for r in records if request.all or r.state.alive])
+
+    async def inspect(self, request: pb.ZoneRef, _context: Context) -> pb.Zone:
+        """One zone."""
+        return zone_message(await self._zones.find(request.zone))
+
+    async def stop(self, request: pb.StopZoneRequest, _context: Context) -> pb.StopZoneReply:
+        """Politely, then by force."""
+        timeout = request.timeout_seconds if request.HasField("timeout_seconds") else DEFAULT_STOP_TIMEOUT
+        if timeout > MAX_STOP_TIMEOUT:
+            raise InvalidInputError(f"{timeout} s are too long to wait for a stop", hint=f"at most {MAX_STOP_TIMEOUT}")
+        return pb.StopZoneReply(zone=zone_message(await self._zones.stop(request.zone, timeout)))
+
+    async def kill(self, request: pb.KillZoneRequest, _context: Context) -> pb.KillZoneReply:
+        """Any signal; 0 is SIGKILL."""
+        await self._zones.kill(request.zone, checked_signal(request.signal or SIGKILL))
+        return pb.KillZoneReply()
+
+    async def wait(self, request: pb.ZoneRef, _context: Context) -> pb.WaitZoneReply:
+        """Until the workload has ended."""
+        result = await self._zones.wait(request.zone)
+        return pb.WaitZoneReply(status=result.status, reason=result.reason)
+
+    async def remove(self, request: pb.RemoveZoneRequest, _context: Context) -> pb.RemoveZoneReply:
+        """The record and the logs."""
+        await self._zones.remove(request.zone, force=request.force)
+        return pb.RemoveZoneReply()
+
+    async def logs(self, request: pb.ZoneLogsRequest, context: Context) -> None:
+        """The workload's output as kept."""
+        tail = request.tail if request.HasField("tail") else None
+        async for stream, data in self._zones.logs(request.zone, follow=request.follow, tail=tail):
+            for begin in range(0, len(data), MAX_CHUNK):
+                piece = data[begin : begin + MAX_CHUNK]
+                await context.write(pb.OutputChunk(stdout=piece) if stream == 1 else pb.OutputChunk(stderr=piece))
+
+    async def console(self, request: pb.ZoneConsoleRequest, context: Context) -> None:
+        """The kernel's console as kept."""
+        async for data in self._zones.console(request.zone, follow=request.follow):
+            for begin in range(0, len(data), MAX_CHUNK):
+                await context.write(pb.OutputChunk(stdout=data[begin : begin + MAX_CHUNK]))

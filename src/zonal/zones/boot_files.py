@@ -1,0 +1,87 @@
+"""What zones boot, made once and kept: kernels ready to be built into domains, their initrds, the system image."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from zonal.errors import UnavailableError
+from zonal.images.files import write_file
+from zonal.images.kernels import Kernel, KernelStore
+from zonal.xen.build.kernel import load_kernel
+from zonal.xen.domain import finish_in_thread
+from zonal.zones import initrd, system_image
+from zonal.zones.live_zone import BootFiles
+
+BUSYBOX = Path("/usr/bin/busybox")
+
+# Start-up work of general-purpose kernels that no zone has a use for. It is named here by initcall, so that Debian's
+# kernel runs unchanged: the jitter entropy source tests itself for 0.4 s (emulated), and only FIPS mode asks it; the
+# certificates are for modules' signatures, which a zone does not check.
+SKIPPED_INITCALLS = ("jent_mod_init", "load_system_certificate_list")
+
+COMMAND_LINE = " ".join(
+    (
+        "console=hvc0",
+        "quiet",
+        # A panic ends the domain at once, and the host reports it.
+        "panic=-1",
+        # A zone has no such hardware to look for.
+        "8250.nr_uarts=0",
+        f"initcall_blacklist={','.join(SKIPPED_INITCALLS)}",
+    )
+)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    state: tuple[int, int]
+    files: BootFiles
+
+
+class BootFileStore:
+    """Prepares what zones boot; see ``zonal.zones.lifecycle.BootSource``."""
+
+    def __init__(self, kernels: KernelStore, folder: Path) -> None:
+        """``folder``: where system images are kept."""
+        self._kernels = kernels
+        self._folder = folder
+        self._prepared: dict[Path, _Prepared] = {}
+        self._lock = asyncio.Lock()
+
+    async def boot_files(self, kernel: str) -> BootFiles:
+        """See ``BootSource``; what takes long is done once for each kernel."""
+        found = self._kernels.resolve(kernel)
+        status = found.path.stat()
+        state = (status.st_size, status.st_mtime_ns)
+        async with self._lock:
+            prepared = self._prepared.get(found.path)
+            if prepared is None or prepared.state != state or not prepared.files.system_image.exists():
+                prepared = _Prepared(state, await finish_in_thread(self._prepare, found))
+                self._prepared[found.path] = prepared
+        return prepared.files
+
+    def _prepare(self, kernel: Kernel) -> BootFiles:
+        if not BUSYBOX.exists():
+            raise UnavailableError(f"{BUSYBOX} is missing in the host", hint="apt-get install busybox-static")
+        cache = self._kernels.cache_folder(kernel)
+        image = load_kernel(kernel.path, cache)
+        return BootFiles(
+            kernel=image,
+            initrd=_cached_initrd(cache, kernel.modules),
+            system_image=system_image.build_system_image(self._folder),
+            command_line=COMMAND_LINE,
+        )
+
+
+def _cached_initrd(cache: Path, modules: Path | None) -> Path:
+    inputs = [Path(initrd.__file__), BUSYBOX, *([modules / "modules.dep"] if modules else [])]
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in inputs]
+    path = cache / f"initrd-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
+    if not path.exists():
+        for old in cache.glob("initrd-*"):
+            old.unlink()
+        write_file(path, initrd.build_initrd(modules, BUSYBOX), cache)
+    return path

@@ -1,0 +1,389 @@
+"""All zones of this host: launched, looked up, stopped, removed, and taken back after a restart of the daemon.
+
+A zone is recorded before anything is made for it, and its domain carries the zone's id as its handle; so whatever a
+killed daemon has left can be told apart, finished or undone by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import os
+import shutil
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from zonal.errors import ResourceExhaustedError, WrongStateError, ZonalError, ZoneFailedError
+from zonal.images.store import ImageStore
+from zonal.xen import domctl
+from zonal.xen.console_log import quote_console
+from zonal.xen.domain import HOST_ID, destroy_domain, domain_path, remove_from_store
+from zonal.xen.domctl import DomainInfo
+from zonal.zones.host import XenHost
+from zonal.zones.live_zone import STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.output_log import read_output
+from zonal.zones.phases import PhaseClock
+from zonal.zones.running import AttachedZone
+from zonal.zones.spec import ExitResult, HostInfo, OutputChunk, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.state import ZoneStore
+
+log = logging.getLogger(__name__)
+
+SIGKILL = 9
+GONE_STATUS = 255
+"""Exit status of a workload whose end nobody saw: that of docker for a container lost with its host."""
+
+
+class BootSource(Protocol):
+    """Where the files come from that zones boot."""
+
+    async def boot_files(self, kernel: str) -> BootFiles:
+        """For a kernel by name; empty for the default. Raises ``NotFoundError``, ``InvalidInputError``."""
+        ...
+
+
+class ZoneManager:
+    """See the module; fulfils ``zonal.zones.spec.ZoneService``."""
+
+    def __init__(
+        self,
+        host: XenHost,
+        images: ImageStore,
+        boot: BootSource,
+        records: ZoneStore,
+        folder: Path,
+        lives: asyncio.TaskGroup,
+    ) -> None:
+        self._host = host
+        self._images = images
+        self._boot = boot
+        self._records = records
+        self._folder = folder
+        self._lives = lives
+        self._live: dict[str, LiveZone] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def host(self) -> HostInfo:
+        """See ``ZoneService``."""
+        hypervisor = self._host.hypervisor
+        physical = domctl.physical_info(hypervisor)
+        return HostInfo(
+            xen_version=domctl.xen_version(hypervisor),
+            xen_capabilities=domctl.xen_capabilities(hypervisor),
+            cpus=physical.cpus,
+            memory_bytes=physical.total_bytes,
+            free_bytes=physical.free_bytes,
+        )
+
+    async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> AttachedZone:
+        """See ``ZoneService``."""
+        clock = PhaseClock(arrived_ns)
+        self._records.add(
+            ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), boot_id=_boot_id())
+        )
+        zone = LiveZone(self._host, self._records, spec, self._zone_folder(spec.id), clock, attached=not spec.detach)
+        task = self._begin(zone, lambda stack: self._launch(zone, stack))
+        try:
+            await asyncio.shield(zone.launched)
+        except asyncio.CancelledError:
+            # Whoever asked has gone: what is half launched is undone before we go on.
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+        return AttachedZone(zone, self._records)
+
+    async def list(self) -> builtins.list[ZoneRecord]:
+        """See ``ZoneService``."""
+        return self._records.list()
+
+    async def find(self, ref: str) -> ZoneRecord:
+        """See ``ZoneService``."""
+        return self._records.find(ref)
+
+    async def stop(self, ref: str, timeout: float) -> ZoneRecord:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        if zone is None or record.state is ZoneState.CREATING:
+            if record.state.alive:
+                raise WrongStateError(f"zone {record.name} is {record.state}", hint="try again when it runs")
+            return record
+        self._records.update(record.id, state=ZoneState.STOPPING)
+        await zone.stop(record.spec.stop_signal, timeout)
+        with suppress(ZonalError):
+            return self._records.get(record.id)
+        return record  # it was run with --rm
+
+    async def kill(self, ref: str, signal: int) -> None:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        await self._running(record).signal(signal)
+
+    async def wait(self, ref: str) -> ExitResult:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        if zone is not None:
+            with suppress(ZoneFailedError):
+                return await asyncio.shield(zone.ended)
+            record = self._records.get(record.id)
+        return ExitResult(record.exit_status, record.reason, record.phases)
+
+    async def remove(self, ref: str, *, force: bool) -> None:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        if zone is not None:
+            if not force:
+                raise WrongStateError(
+                    f"zone {record.name} is {record.state}",
+                    hint=f"stop it first: zonal zone stop {record.name}, or use -f",
+                )
+            if not zone.launched.done():
+                self._tasks[record.id].cancel()
+            elif not zone.ended.done():
+                await zone.destroy("removed")
+            await asyncio.wait([self._tasks[record.id]])
+        self._forget(record.id)
+
+    async def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        if follow and zone is not None and zone.output_log is not None:
+            async for chunk in zone.output_log.follow(tail):
+                yield chunk
+            return
+        for chunk in read_output(self._zone_folder(record.id), tail=tail):
+            yield chunk
+
+    async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        if follow and zone is not None and zone.console_log is not None:
+            async for data in zone.console_log.follow():
+                yield data
+            return
+        yield _read_console(self._zone_folder(record.id))
+
+    async def take_back(self) -> None:
+        """After a start: zones that run are taken over, what was half made is undone, the rest is written down."""
+        domains = {info.handle: info for info in domctl.list_domains(self._host.hypervisor) if info.domain_id}
+        for record in self._records.list():
+            info = domains.pop(LiveZone.domain_uuid(record.id).bytes, None)
+            try:
+                await self._take_back_one(record, info)
+            except ZonalError as error:
+                log.error("zone %s cannot be taken back: %s", record.name, error)
+        await self._remove_stale_directories()
+
+    async def leave(self) -> None:
+        """Lets go of all zones without touching them."""
+        for zone in self._live.values():
+            zone.leaving = True
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _take_back_one(self, record: ZoneRecord, info: DomainInfo | None) -> None:
+        if not record.state.alive:
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            return
+        if record.state is ZoneState.CREATING:
+            # The client that asked for it has seen its call fail: nothing is to be left.
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            self._forget(record.id)
+            return
+        if info is None or info.dying:
+            same = record.boot_id == _boot_id()
+            reason = "its domain was gone when zonald started" if same else "the host was restarted"
+            self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
+            return
+        zone = LiveZone(
+            self._host,
+            self._records,
+            record.spec,
+            self._zone_folder(record.id),
+            PhaseClock(time.monotonic_ns()),
+            attached=False,
+        )
+        domain_id = info.domain_id
+        port = await self._host.store.read_int(f"{domain_path(domain_id)}/console/port", 1, 1 << 20)
+        epoch = os.urandom(8).hex()
+        lease = self._images.use(record.spec.image_id, f"zone {record.name}")
+
+        async def take_over(stack: AsyncExitStack) -> None:
+            stack.callback(lease.release)
+            await zone.take_over(stack, domain_id, port, epoch)
+            log.info("zone %s taken over, domain %d", record.name, domain_id)
+
+        self._begin(zone, take_over)
+
+    def _begin(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
+        self._live[zone.spec.id] = zone
+        task = self._lives.create_task(self._live_to_the_end(zone, prepare), name=f"zone {zone.spec.name}")
+        self._tasks[zone.spec.id] = task
+        return task
+
+    async def _live_to_the_end(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> None:
+        """The whole life of a zone; never raises, but for cancellation."""
+        failure: BaseException | None = None
+        result: ExitResult | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                await prepare(stack)
+                self._records.update(
+                    zone.spec.id, state=ZoneState.RUNNING, started_ns=time.time_ns(), phases=zone.clock.all()
+                )
+                zone.launched.set_result(None)
+                result = await zone.until_end()
+        except asyncio.CancelledError as cancelled:
+            failure = cancelled
+        except ZonalError as error:
+            failure = error
+        except Exception as error:
+            log.exception("zone %s: a fault of zonald's", zone.spec.name)
+            failure = error
+        finally:
+            self._live.pop(zone.spec.id, None)
+            self._tasks.pop(zone.spec.id, None)
+        try:
+            self._conclude(zone, result, failure)
+        except Exception:
+            log.exception("zone %s: its end cannot be written down", zone.spec.name)
+        if isinstance(failure, asyncio.CancelledError):
+            raise failure
+
+    def _conclude(self, zone: LiveZone, result: ExitResult | None, failure: BaseException | None) -> None:
+        """Writes down how a zone ended and tells those who wait; everything it held is gone by now."""
+        if zone.leaving:
+            zone.ended.cancel()
+            zone.launched.cancel()
+            return
+        if isinstance(failure, ZoneFailedError):
+            failure = self._with_console(zone, failure)
+        if not zone.launched.done():
+            self._forget(zone.spec.id)
+            _settle(zone.launched, failure or RuntimeError("the launch ended without a word"))
+            zone.ended.cancel()
+            return
+        if zone.audience is not None:
+            zone.audience.end()
+        if result is None:
+            reason = str(failure) or "zonald failed; its log says how"
+            end = ExitResult(STATUS_REFUSED, reason, zone.clock.all())
+        else:
+            end = ExitResult(result.status, result.reason, zone.clock.all())
+        with suppress(ZonalError):
+            self._note_end(self._records.get(zone.spec.id), end, crashed=result is None)
+        if zone.spec.remove and result is not None:
+            self._forget(zone.spec.id)
+        if result is None and failure is not None:
+            _settle(zone.ended, failure)
+        else:
+            zone.ended.set_result(end)
+
+    async def _launch(self, zone: LiveZone, stack: AsyncExitStack) -> None:
+        spec = zone.spec
+        with zone.clock.phase("prepare"):
+            lease = self._images.use(spec.image_id, f"zone {spec.name}")
+            stack.callback(lease.release)
+            boot = await self._boot.boot_files(spec.kernel)
+            self._check_memory(spec)
+        await zone.launch(stack, boot, lease.image.erofs)
+
+    def _check_memory(self, spec: ZoneSpec) -> None:
+        free = domctl.physical_info(self._host.hypervisor).free_bytes
+        if spec.memory_bytes > free:
+            raise ResourceExhaustedError(
+                f"{spec.memory_bytes >> 20} MiB of memory are asked for, and {free >> 20} MiB are free",
+                hint="ask for less with -m, or stop a zone: zonal zone ls",
+            )
+
+    def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
+        tail = quote_console(_read_console(zone.folder)[-4096:])
+        if not tail:
+            return failure
+        failure.message = f"{failure.message}\nthe end of its console:\n{tail}"
+        return failure
+
+    def _note_end(self, record: ZoneRecord, end: ExitResult, *, crashed: bool) -> None:
+        self._records.update(
+            record.id,
+            state=ZoneState.CRASHED if crashed else ZoneState.EXITED,
+            exit_status=end.status,
+            reason=end.reason,
+            finished_ns=time.time_ns(),
+            domain_id=0,
+            phases=end.phases or record.phases,
+        )
+
+    def _forget(self, zone_id: str) -> None:
+        self._records.remove(zone_id)
+        shutil.rmtree(self._zone_folder(zone_id), ignore_errors=True)
+
+    async def _remove_stale_directories(self) -> None:
+        """Directories in the store of zones whose domain is gone: what a kill between two steps can leave."""
+        alive = {info.domain_id for info in domctl.list_domains(self._host.hypervisor)}
+        for name in await self._host.store.list("/local/domain"):
+            ours = name.isdecimal() and int(name) not in alive and int(name) != HOST_ID
+            if ours and await self._host.store.exists(f"/local/domain/{name}/zonal"):
+                await remove_from_store(self._host.store, int(name))
+        kept = {record.id for record in self._records.list()}
+        for path in self._folder.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _running(self, record: ZoneRecord) -> LiveZone:
+        zone = self._live.get(record.id)
+        if zone is None or not zone.launched.done():
+            raise WrongStateError(
+                f"zone {record.name} is {record.state}, it does not run", hint="zonal zone ls shows those that do"
+            )
+        return zone
+
+    def _zone_folder(self, zone_id: str) -> Path:
+        return self._folder / zone_id
+
+
+@asynccontextmanager
+async def open_zones(host: XenHost, images: ImageStore, boot: BootSource, state: Path) -> AsyncGenerator[ZoneManager]:
+    """All zones of this host, for as long as the block lasts; zones that run then go on without us.
+
+    ``state``: the daemon's folder.
+    """
+    folder = state / "zones"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with ZoneStore.open(state / "state.sqlite") as records:
+        async with asyncio.TaskGroup() as lives:
+            manager = ZoneManager(host, images, boot, records, folder, lives)
+            await manager.take_back()
+            try:
+                yield manager
+            finally:
+                await manager.leave()
+
+
+def _settle(future: asyncio.Future[None] | asyncio.Future[ExitResult], failure: BaseException) -> None:
+    if isinstance(failure, asyncio.CancelledError):
+        future.cancel()
+        return
+    future.set_exception(failure)
+    future.exception()  # nobody may be waiting, and that is no fault
+
+
+def _read_console(folder: Path) -> bytes:
+    try:
+        return (folder / "console.log").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

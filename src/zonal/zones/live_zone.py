@@ -1,0 +1,391 @@
+"""One zone whose domain runs: launched or taken over, watched until its workload has ended, and taken apart.
+
+All that a zone holds is on one stack, made and unmade by the one task that is the zone's life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Never, cast
+
+from zonal.errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    DeadlineError,
+    InvalidInputError,
+    WrongStateError,
+    ZonalError,
+    ZoneFailedError,
+)
+from zonal.xen import domctl
+from zonal.xen.abi.domctl import SHUTDOWN_CRASH
+from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
+from zonal.xen.build.kernel import KernelImage
+from zonal.xen.channel import Channel
+from zonal.xen.console import Console
+from zonal.xen.console_log import ConsoleLog
+from zonal.xen.devices.vbd import Disk, plan_vbd
+from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
+from zonal.xen.domctl import DomainLimits
+from zonal.zones.audience import Audience
+from zonal.zones.host import XenHost
+from zonal.zones.oci_spec import runtime_config
+from zonal.zones.output_log import OutputLog
+from zonal.zones.phases import PhaseClock
+from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
+from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
+from zonal.zones.spec import ExitResult, TerminalSize, ZoneSpec
+from zonal.zones.state import ZoneStore
+
+log = logging.getLogger(__name__)
+
+WORKLOAD = "workload"
+STDIN, STDOUT, STDERR = 1, 2, 3
+"""Numbers of the workload's streams on the channel."""
+START_TIMEOUT = 120.0
+"""Seconds from the domain's first instruction to the agent's HELLO; emulated machines are slow."""
+CALL_TIMEOUT = 60.0
+DRAIN_TIMEOUT = 20.0
+"""Seconds without any output after the workload's end, after which its streams count as ended."""
+KILL_TIMEOUT = 10.0
+SIGKILL = 9
+STATUS_KILLED = 128 + SIGKILL
+STATUS_REFUSED = 125
+
+_REFUSALS: dict[str, type[ZonalError]] = {
+    "not-found": CommandNotFoundError,
+    "not-executable": CommandNotExecutableError,
+    "no-user": InvalidInputError,
+}
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """What a zone boots: the kernel, its initrd, and the read-only system image with the agent."""
+
+    kernel: KernelImage
+    initrd: Path
+    system_image: Path
+    command_line: str
+
+
+class LiveZone:
+    """See the module. ``launched`` and ``ended`` are for others to await; the task that lives it sets them."""
+
+    def __init__(
+        self, host: XenHost, records: ZoneStore, spec: ZoneSpec, folder: Path, clock: PhaseClock, *, attached: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.spec = spec
+        self.folder = folder
+        self.launched: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[ExitResult] = loop.create_future()
+        self.audience: Audience | None = Audience() if attached else None
+        self.clock = clock
+        self.domain_id = 0
+        self.leaving = False
+        """Whether this daemon goes and leaves the domain running."""
+        self.doom = ""
+        """Why somebody had the domain destroyed; empty if nobody did."""
+        self._host = host
+        self._records = records
+        self._session: Session | None = None
+        self._output: OutputLog | None = None
+        self._console_log: ConsoleLog | None = None
+        self._outputs: list[tuple[Literal[1, 2], OutputReader]] = []
+        self.stdin: InputWriter | None = None
+
+    @property
+    def output_log(self) -> OutputLog | None:
+        """The log while it is open."""
+        return self._output
+
+    @property
+    def console_log(self) -> ConsoleLog | None:
+        """The console's log while it is open."""
+        return self._console_log
+
+    @staticmethod
+    def domain_uuid(zone_id: str) -> uuid.UUID:
+        """A zone's domain has the first half of the zone's id for a handle: so it is known again, come what may."""
+        return uuid.UUID(hex=zone_id[:32])
+
+    async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path) -> None:
+        """From nothing to a started workload. Raises a ``ZonalError``; the stack undoes what was done."""
+        spec, clock = self.spec, self.clock
+        with clock.phase("domain"):
+            self._open_logs(stack)
+            disks: list[Disk] = []
+            for name, path in (("xvda", boot.system_image), ("xvdb", image)):
+                loop = stack.enter_context(self._host.loops.acquire(path))
+                disks.append(Disk(name, loop.path, loop.device))
+            config = DomainConfig(
+                name=spec.name,
+                kernel=boot.kernel,
+                memory=spec.memory_bytes,
+                vcpus=spec.cpus,
+                command_line=boot.command_line,
+                initrd=boot.initrd,
+                devices=tuple(partial(plan_vbd, disk=disk) for disk in disks),
+                readable=(("zonal", ""), ("zonal/host", spec.id[:16])),
+                writable=("zonal/channel",),
+                limits=DomainLimits(),
+                uuid=self.domain_uuid(spec.id),
+            )
+            domain = await create_domain(self._host.hypervisor, self._host.store, config)
+            self.domain_id = domain.domain_id
+            stack.push_async_callback(self._destroy)
+            self._records.update(spec.id, domain_id=domain.domain_id)
+            await self._open_console(stack, domain.built.console_port)
+            await domain.start()
+        started = clock.now()
+        async with _while_watching(self._watch_domain()):
+            session = await self._open_session(stack, spec.id[:16])
+            greeting = await session.greeted(START_TIMEOUT)
+            ready = clock.now()
+            agent_ns = max(0, min(greeting.ready_ns - greeting.started_ns, ready - started))
+            clock.add("kernel", started, ready - agent_ns)
+            clock.add("agent", ready - agent_ns, ready)
+            self._records.update(
+                spec.id, agent_resident_bytes=greeting.resident_bytes, kernel_release=greeting.kernel_release
+            )
+            with clock.phase("container"):
+                await self._start_workload(session)
+
+    async def take_over(self, stack: AsyncExitStack, domain_id: int, console_port: int, epoch: str) -> None:
+        """From a domain that another daemon has left running to the same state as after ``launch``."""
+        self.domain_id = domain_id
+        self._open_logs(stack)
+        stack.push_async_callback(self._destroy)
+        await self._open_console(stack, console_port)
+        async with _while_watching(self._watch_domain()):
+            await self._host.store.write(f"{domain_path(domain_id)}/zonal/host", epoch)
+            assert self._output is not None
+            kept = self._output.offsets
+            session = await self._open_session(stack, epoch, {STDOUT: kept[1], STDERR: kept[2]})
+            await session.greeted(START_TIMEOUT)
+        self._outputs = [
+            (1 if number == STDOUT else 2, reader)
+            for number, reader in session.outputs.items()
+            if number in (STDOUT, STDERR)
+        ]
+        stdin = session.inputs.get(STDIN)
+        if stdin is not None and not self.spec.terminal:
+            stdin.end()  # whoever wrote to it is gone with the daemon of then
+        self.stdin = stdin
+
+    async def until_end(self) -> ExitResult:
+        """Carries the output until the workload, or the zone, has ended.
+
+        Raises ``ZoneFailedError`` when the zone's kernel or agent was lost without anybody asking for it.
+        """
+        assert self._session is not None
+        begin = self.clock.now()
+        try:
+            async with _while_watching(self._watch_domain()):
+                exit_ = await self._carry(self._session)
+        except ZoneFailedError:
+            self.clock.add("run", begin, self.clock.now())
+            if not self.doom:
+                raise
+            return ExitResult(STATUS_KILLED, self.doom)
+        self.clock.add("run", begin, self.clock.now())
+        return exit_
+
+    async def signal(self, number: int) -> None:
+        """Sends a signal to the workload's first process; to all of them when it is SIGKILL."""
+        await self._call("signal", {"id": WORKLOAD, "signal": number, "all": number == SIGKILL})
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Sets the terminal's size."""
+        await self._call("resize", {"id": WORKLOAD, "rows": size.rows, "columns": size.columns})
+
+    async def stop(self, number: int, timeout: float) -> None:
+        """Signal, patience, SIGKILL, and at last the domain itself; returns when the zone is gone."""
+        for attempt, patience in ((number, timeout), (SIGKILL, KILL_TIMEOUT)):
+            try:
+                await self.signal(attempt)
+            except ZoneFailedError:
+                break
+            except DeadlineError:
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self.gone()
+                    return
+        await self.destroy("stopped by force")
+
+    async def destroy(self, why: str) -> None:
+        """Destroys the domain under a running workload; returns when the zone is gone."""
+        self.doom = self.doom or why
+        domctl.destroy_domain(self._host.hypervisor, self.domain_id)
+        await self.gone()
+
+    async def gone(self) -> None:
+        """Until the zone has ended, however it did."""
+        await asyncio.wait([self.ended])
+
+    async def _call(self, method: str, params: dict[str, str | int | bool]) -> None:
+        if self._session is None or self.ended.done():
+            raise WrongStateError(f"zone {self.spec.name} does not run")
+        try:
+            await self._session.call(method, dict(params), CALL_TIMEOUT)
+        except CallRefusedError as error:
+            # A workload that has just ended cannot be signalled; its end is on its way to us.
+            log.info("zone %s: %s", self.spec.name, error)
+
+    def _open_logs(self, stack: AsyncExitStack) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._output = stack.enter_context(OutputLog(self.folder))
+        self._console_log = ConsoleLog(self.folder / "console.log")
+        stack.callback(self._console_log.close)
+
+    async def _open_console(self, stack: AsyncExitStack, port: int) -> None:
+        assert self._console_log is not None
+        page = stack.enter_context(self._host.grants.map(self.domain_id, [GNTTAB_RESERVED_CONSOLE]))
+        event = stack.enter_context(self._host.events.bind_interdomain(self.domain_id, port))
+        console = stack.enter_context(Console(page.buffer, event, self._console_log, name=self.spec.name))
+        reading = asyncio.ensure_future(console.run())
+        reading.add_done_callback(self._console_stopped)
+
+        async def finish() -> None:
+            reading.cancel()
+            await asyncio.wait([reading])
+            # The last words, such as a panic's.
+            with suppress(ZonalError):
+                for _ in range(64):
+                    if not console.drain():
+                        break
+
+        stack.push_async_callback(finish)
+
+    def _console_stopped(self, reading: asyncio.Future[None]) -> None:
+        if not reading.cancelled() and (error := reading.exception()) is not None:
+            log.warning("zone %s: its console is kept no longer: %s", self.spec.name, error)
+
+    async def _open_session(self, stack: AsyncExitStack, epoch: str, consumed: dict[int, int] | None = None) -> Session:
+        path = f"{domain_path(self.domain_id)}/zonal/channel"
+        try:
+            channel = await Channel.connect(
+                self._host.store,
+                self._host.events,
+                self._host.grants,
+                self.domain_id,
+                path,
+                timeout=START_TIMEOUT,
+                epoch=epoch,
+            )
+        except DeadlineError as error:
+            raise self._failed(f"its agent did not answer within {START_TIMEOUT:g} s") from error
+        session = await stack.enter_async_context(open_session(channel, consumed=consumed, timeout=START_TIMEOUT))
+        self._session = session
+        return session
+
+    async def _start_workload(self, session: Session) -> None:
+        spec = self.spec
+        await session.call("configure", {"hostname": spec.hostname}, CALL_TIMEOUT)
+        await session.call("prepare_root", {"id": WORKLOAD, "device": "/dev/xvdb"}, CALL_TIMEOUT)
+        self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
+        self._outputs = [(1, session.open_output(STDOUT))]
+        if not spec.terminal:
+            self._outputs.append((2, session.open_output(STDERR)))
+        session.expect_workload(WORKLOAD)
+        params = {
+            "id": WORKLOAD,
+            "root": WORKLOAD,
+            "config": json.loads(runtime_config(spec)),
+            "user": spec.user,
+            "terminal": spec.terminal,
+            "stdin": STDIN if self.stdin else 0,
+            "stdout": STDOUT,
+            "stderr": 0 if spec.terminal else STDERR,
+            "rows": spec.terminal_size.rows,
+            "columns": spec.terminal_size.columns,
+        }
+        try:
+            await session.call("run", params, CALL_TIMEOUT)
+        except CallRefusedError as refusal:
+            kind = _REFUSALS.get(refusal.code)
+            if kind is None:
+                raise
+            raise kind(refusal.reason) from refusal
+
+    async def _carry(self, session: Session) -> ExitResult:
+        """All output into the log and to the audience, until its end and the workload's."""
+        async with asyncio.TaskGroup() as group:
+            pumps = [group.create_task(self._pump(stream, reader)) for stream, reader in self._outputs]
+            try:
+                exit_ = await session.wait_exited(WORKLOAD)
+            except SessionEndedError as error:
+                raise self._failed(str(error)) from error
+            for pump in pumps:
+                await self._drained(pump)
+        reason = "out of memory" if exit_.out_of_memory else ""
+        return ExitResult(exit_.shell_status, reason)
+
+    async def _pump(self, stream: Literal[1, 2], reader: OutputReader) -> None:
+        assert self._output is not None
+        try:
+            while data := await reader.read():
+                self._output.append(stream, data)
+                if self.audience is not None:
+                    await self.audience.put((stream, data))
+                reader.done(len(data))
+        except StreamBrokenError:
+            return  # why is told where the session's end is
+
+    async def _drained(self, pump: asyncio.Task[None]) -> None:
+        assert self._output is not None
+        while not pump.done():
+            before = sum(self._output.offsets.values())
+            await asyncio.wait([pump], timeout=DRAIN_TIMEOUT)
+            if not pump.done() and sum(self._output.offsets.values()) == before and not self._held_back():
+                # A zone that tells of no end; its workload's is known, and so is all the output that there was.
+                pump.cancel()
+                return
+
+    def _held_back(self) -> bool:
+        return self.audience is not None and self.audience.full
+
+    async def _watch_domain(self) -> Never:
+        """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""
+        reason = await wait_shutdown(self._host.hypervisor, self._host.store, self.domain_id)
+        if self.doom:
+            raise ZoneFailedError(f"zone {self.spec.name} was destroyed: {self.doom}")
+        what = "its kernel crashed" if reason == SHUTDOWN_CRASH else "it shut down before its workload had ended"
+        raise self._failed(what)
+
+    def _failed(self, what: str) -> ZoneFailedError:
+        return ZoneFailedError(f"zone {self.spec.name} failed: {what}")
+
+    async def _destroy(self) -> None:
+        if self.leaving:
+            return
+        with self.clock.phase("teardown"):
+            await destroy_domain(self._host.hypervisor, self._host.store, self.domain_id)
+
+
+@asynccontextmanager
+async def _while_watching(watcher: Coroutine[None, None, Never]) -> AsyncGenerator[None]:
+    """Runs the block beside a watcher, which returns only by raising: then the block is cancelled, and that raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watcher)
+            yield
+            watching.cancel()
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from None
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first; a block may have had groups of its own."""
+    first = failures.exceptions[0]
+    return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,243 @@
+"""What a zone is to be, what is known of it, and what can be asked of it.
+
+These are the words that the control API, the records and the life cycle share: plain values, and two protocols,
+``ZoneService`` and ``RunningZone``, that the life cycle fulfils.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+MIB = 1 << 20
+DEFAULT_MEMORY = 256 * MIB
+MIN_MEMORY = 64 * MIB
+MAX_MEMORY = 1 << 40
+MAX_CPUS = 64
+DEFAULT_STOP_TIMEOUT = 10
+"""Seconds between the stop signal and SIGKILL, as docker has it."""
+SHORT_ID = 12
+"""Characters of a zone's id that are shown to people."""
+
+OutputChunk = tuple[Literal[1, 2], bytes]
+"""Which of the workload's streams (1 stdout, 2 stderr; with a terminal always 1), and some of its bytes."""
+
+
+class ZoneState(enum.StrEnum):
+    """Where a zone is in its life; the last two are final."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    CRASHED = "crashed"
+
+    @property
+    def alive(self) -> bool:
+        """Whether a domain may exist for the zone."""
+        return self in {ZoneState.CREATING, ZoneState.RUNNING, ZoneState.STOPPING}
+
+
+@dataclass(frozen=True)
+class TerminalSize:
+    """In characters; a zero means unknown."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A named stretch of time, in ns of the monotonic clock relative to the arrival of the request."""
+
+    name: str
+    begin_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class ExitResult:
+    """How a workload ended: its exit status (128+n after signal n), why if not by itself, and all phases."""
+
+    status: int
+    reason: str = ""
+    phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True)
+class ZoneSpec:
+    """All that is needed to make a zone and start its one workload; every value is checked and resolved."""
+
+    id: str
+    """64 hexadecimal digits."""
+    name: str
+    image: str
+    """As the user called it."""
+    image_id: str
+    """Digest of the image's configuration, ``sha256:…``."""
+    erofs_path: str
+    command: tuple[str, ...]
+    """The argument vector: entrypoint and command together; never empty."""
+    env: tuple[str, ...]
+    """``K=V``, each key once, in order."""
+    cwd: str = "/"
+    user: str = ""
+    """As in an image's ``User``: name or uid, with ``:group`` or not; resolved in the zone. Empty: root."""
+    hostname: str = ""
+    terminal: bool = False
+    terminal_size: TerminalSize = TerminalSize()
+    stdin: bool = False
+    """Whether stdin is kept open for a client; otherwise the workload reads end of file at once."""
+    memory_bytes: int = DEFAULT_MEMORY
+    cpus: int = 1
+    kernel: str = ""
+    """Name in the kernel store; empty: its default."""
+    remove: bool = False
+    """Whether the zone's record and logs go when it has ended."""
+    detach: bool = False
+    stop_signal: int = 15
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class ZoneRecord:
+    """What is known of a zone; times are wall clock, in ns since the epoch, 0 for not yet."""
+
+    spec: ZoneSpec
+    state: ZoneState
+    created_ns: int
+    started_ns: int = 0
+    finished_ns: int = 0
+    domain_id: int = 0
+    exit_status: int = 0
+    reason: str = ""
+    phases: tuple[Phase, ...] = ()
+    agent_resident_bytes: int = 0
+    kernel_release: str = ""
+    boot_id: str = ""
+    """The host's boot id when the record was made: with another one, no domain of it can still be there."""
+    resources: tuple[tuple[str, str], ...] = ()
+    """What was made for the zone outside this record, as (kind, name), in the order of making: for undoing."""
+
+    @property
+    def id(self) -> str:
+        """The zone's full id."""
+        return self.spec.id
+
+    @property
+    def name(self) -> str:
+        """The zone's name."""
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """The machine, as the hypervisor tells it; sizes in bytes."""
+
+    xen_version: str
+    xen_capabilities: str
+    cpus: int
+    memory_bytes: int
+    free_bytes: int
+
+
+class StdinWriter(Protocol):
+    """The workload's standard input."""
+
+    async def write(self, data: bytes) -> None:
+        """Returns once there is room for more; what comes after the workload closed its end is dropped."""
+        ...
+
+    async def close(self) -> None:
+        """End of file for the workload; a second time does nothing."""
+        ...
+
+
+class RunningZone(Protocol):
+    """A zone whose workload was started, held by the one client that started it."""
+
+    @property
+    def record(self) -> ZoneRecord:
+        """As of now."""
+        ...
+
+    @property
+    def stdin(self) -> StdinWriter:
+        """Of the workload; without ``ZoneSpec.stdin`` it is closed already."""
+        ...
+
+    def output(self) -> AsyncIterator[OutputChunk]:
+        """The workload's output from its first byte, once; ends when all of it was given out.
+
+        Nobody asking for the next chunk holds back the workload, within a bounded buffer.
+        """
+        ...
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Sets the terminal's size; nothing happens without a terminal."""
+        ...
+
+    async def signal(self, number: int) -> None:
+        """Sends a Linux signal to the workload; nothing happens once it has ended."""
+        ...
+
+    async def wait(self) -> ExitResult:
+        """The workload's end. Raises ``ZoneFailedError`` if the zone's kernel or agent failed first."""
+        ...
+
+    async def detach(self) -> None:
+        """Gives up holding the zone: the workload goes on, its output goes to its log alone."""
+        ...
+
+
+class ZoneService(Protocol):
+    """All zones of this host. A ``ref`` is an id, a unique prefix of an id, or a name.
+
+    Each method that takes a ``ref`` raises ``NotFoundError`` for an unknown one and ``InvalidInputError`` for an
+    ambiguous prefix.
+    """
+
+    async def host(self) -> HostInfo:
+        """What the hypervisor says of the machine."""
+        ...
+
+    async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> RunningZone:
+        """Makes a zone and starts its workload; phases count from ``arrived_ns`` (``time.monotonic_ns()``).
+
+        Raises a ``ZonalError`` if it cannot be; nothing is left of the zone then, nor when the call is cancelled.
+        """
+        ...
+
+    async def list(self) -> list[ZoneRecord]:
+        """All records, the oldest first."""
+        ...
+
+    async def find(self, ref: str) -> ZoneRecord:
+        """The record of one zone."""
+        ...
+
+    async def stop(self, ref: str, timeout: float) -> ZoneRecord:
+        """Stop signal, ``timeout`` seconds, SIGKILL; returns when the domain is gone. A zone that ended stays so."""
+        ...
+
+    async def kill(self, ref: str, signal: int) -> None:
+        """Sends a signal to the workload. Raises ``WrongStateError`` if it does not run."""
+        ...
+
+    async def wait(self, ref: str) -> ExitResult:
+        """The end of a zone's workload, at once if it has ended. A crashed one: status 125 and the reason."""
+        ...
+
+    async def remove(self, ref: str, *, force: bool) -> None:
+        """Removes an ended zone's record and logs; with ``force`` it is killed first, else ``WrongStateError``."""
+        ...
+
+    def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
+        """The workload's output as kept; the last ``tail`` lines of it; with ``follow`` until its end."""
+        ...
+
+    def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
+        """The kernel's console as kept; with ``follow`` until the domain is gone."""
+        ...

@@ -1,0 +1,195 @@
+"""The records of all zones, in SQLite with a write-ahead log.
+
+A zone is recorded before anything is made for it, so that after the daemon was killed at any point the next one can
+finish or undo what is half made. One process at a time uses the file; who that is, is the daemon's to see to.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
+from zonal.zones.spec import SHORT_ID, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE zones (
+    id TEXT PRIMARY KEY CHECK (length(id) = 64),
+    name TEXT NOT NULL UNIQUE,
+    created_ns INTEGER NOT NULL,
+    record TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+_UNIQUE_NAME = "zones.name"
+
+
+class ZoneStore:
+    """The records. Calls are short and synchronous: one small transaction each, without waiting for the disk."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Opens the file, or makes it. Raises ``UnavailableError`` when it cannot be read."""
+        try:
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"the zones' records cannot be opened: {path}: {error}") from error
+        try:
+            path.chmod(0o600)
+            _prepare(database, path)
+        except sqlite3.Error as error:
+            database.close()
+            raise UnavailableError(
+                f"the zones' records cannot be read: {path}: {error}",
+                hint="stop zonald, move the file away and start zonald again; zones that run now are then lost to it",
+            ) from error
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    def close(self) -> None:
+        """Folds the log into the file and closes it."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, record: ZoneRecord) -> None:
+        """Records a new zone. Raises ``AlreadyExistsError`` when its name is taken."""
+        try:
+            self._database.execute(
+                "INSERT INTO zones VALUES (?, ?, ?, ?)",
+                (record.id, record.name, record.created_ns, encode_record(record)),
+            )
+        except sqlite3.IntegrityError as error:
+            if _UNIQUE_NAME not in str(error):
+                raise
+            holder = self.find(record.name)
+            raise AlreadyExistsError(
+                f"the name {record.name!r} is in use by zone {holder.id[:SHORT_ID]}",
+                hint=f"choose another with --name, or remove that zone: zonal zone rm -f {record.name}",
+            ) from error
+
+    def update(self, zone_id: str, **changes: Any) -> ZoneRecord:
+        """Replaces fields of a record (never its spec) and returns it. Raises ``NotFoundError``."""
+        if "spec" in changes:
+            raise TypeError("a zone's spec never changes")
+        return self._change(zone_id, lambda record: replace(record, **changes))
+
+    def add_resource(self, zone_id: str, kind: str, name: str) -> ZoneRecord:
+        """Notes something about to be made for a zone, so that it can be undone. Raises ``NotFoundError``."""
+        return self._change(zone_id, lambda record: replace(record, resources=(*record.resources, (kind, name))))
+
+    def drop_resource(self, zone_id: str, kind: str, name: str) -> ZoneRecord:
+        """Forgets something that is gone again. Raises ``NotFoundError`` for an unknown zone."""
+        gone = (kind, name)
+        return self._change(
+            zone_id, lambda record: replace(record, resources=tuple(r for r in record.resources if r != gone))
+        )
+
+    def get(self, zone_id: str) -> ZoneRecord:
+        """The record with this full id. Raises ``NotFoundError``."""
+        row = self._database.execute("SELECT record FROM zones WHERE id = ?", (zone_id,)).fetchone()
+        if row is None:
+            raise no_such_zone(zone_id)
+        return decode_record(row[0])
+
+    def find(self, ref: str) -> ZoneRecord:
+        """The zone with this id, name, or unique beginning of an id; in that order.
+
+        Raises ``NotFoundError``, or ``InvalidInputError`` when several ids begin so.
+        """
+        row = self._database.execute(
+            "SELECT record FROM zones WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1", (ref,)
+        ).fetchone()
+        if row is not None:
+            return decode_record(row[0])
+        if not ref or not set(ref) <= set("0123456789abcdef"):
+            raise no_such_zone(ref)
+        rows = self._database.execute(
+            "SELECT record FROM zones WHERE id >= ? AND id < ? ORDER BY id LIMIT 3", (ref, ref + "g")
+        ).fetchall()
+        if not rows:
+            raise no_such_zone(ref)
+        if len(rows) > 1:
+            ids = ", ".join(decode_record(row[0]).id[:SHORT_ID] for row in rows)
+            raise InvalidInputError(f"{ref!r} is the beginning of several zones' ids: {ids}", hint="give more of it")
+        return decode_record(rows[0][0])
+
+    def list(self) -> list[ZoneRecord]:
+        """All records, the oldest first."""
+        rows = self._database.execute("SELECT record FROM zones ORDER BY created_ns, id").fetchall()
+        return [decode_record(row[0]) for row in rows]
+
+    def remove(self, zone_id: str) -> None:
+        """Forgets a zone; one that is not there is fine."""
+        self._database.execute("DELETE FROM zones WHERE id = ?", (zone_id,))
+
+    def _change(self, zone_id: str, change: Callable[[ZoneRecord], ZoneRecord]) -> ZoneRecord:
+        record = change(self.get(zone_id))
+        self._database.execute("UPDATE zones SET record = ? WHERE id = ?", (encode_record(record), zone_id))
+        return record
+
+
+def no_such_zone(ref: str) -> NotFoundError:
+    """The error for a reference that names no zone."""
+    return NotFoundError(f"there is no zone {ref!r}", hint="zonal zone ls -a lists them all")
+
+
+def encode_record(record: ZoneRecord) -> str:
+    """The record as JSON."""
+    return json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_record(text: str) -> ZoneRecord:
+    """The record of what ``encode_record`` made; a field that is not there has its default."""
+    values = _known(ZoneRecord, json.loads(text))
+    values["spec"] = _decode_spec(values["spec"])
+    values["state"] = ZoneState(values["state"])
+    values["phases"] = tuple(Phase(**phase) for phase in values.get("phases", ()))
+    values["resources"] = tuple((kind, name) for kind, name in values.get("resources", ()))
+    return ZoneRecord(**values)
+
+
+def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
+    values = _known(ZoneSpec, data)
+    values["command"] = tuple(values["command"])
+    values["env"] = tuple(values["env"])
+    values["terminal_size"] = TerminalSize(**values.get("terminal_size", {}))
+    return ZoneSpec(**values)
+
+
+def _known(cls: type[ZoneRecord] | type[ZoneSpec], data: Any) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    return {key: value for key, value in cast("dict[str, Any]", data).items() if key in names}
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    # NORMAL outlives a kill of the process at any point; only a crash of the whole host may lose the last commits,
+    # and then the domains are gone as well.
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000", "cache_size = -256"):
+        with closing(database.execute(f"PRAGMA {pragma}")):
+            pass
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise UnavailableError(
+            f"the zones' records are of version {version}, and this Zonal knows {SCHEMA_VERSION}: {path}",
+            hint="run the newer Zonal that made them",
+        )
+    if version == 0:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(SCHEMA)
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        database.execute("COMMIT")

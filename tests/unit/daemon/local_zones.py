@@ -1,0 +1,301 @@
+"""Zones without Xen, for tests of what is above them: each workload is a process of this machine.
+
+Pipes, pseudo-terminals, signals and records are real; only the zone around the process is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import struct
+import termios
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tests.unit.daemon.local_images import LocalImages, LocalKernels
+from zonal.daemon.control import Services
+from zonal.daemon.main import prepare_spool
+from zonal.errors import CommandNotExecutableError, CommandNotFoundError, WrongStateError
+from zonal.zones.spec import ExitResult, HostInfo, OutputChunk, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.state import ZoneStore
+
+READ_SIZE = 32768
+AHEAD = 8
+"""Chunks of output that wait for a reader."""
+
+
+class LocalZone:
+    """One process, as a ``RunningZone``."""
+
+    def __init__(self, zones: LocalZones, spec: ZoneSpec, arrived_ns: int) -> None:
+        self._zones = zones
+        self._arrived_ns = arrived_ns
+        self.spec = spec
+        self.record = zones.store.get(spec.id)
+        self.log: list[OutputChunk] = []
+        self._chunks: asyncio.Queue[OutputChunk | None] = asyncio.Queue(AHEAD)
+        self._attached = not spec.detach
+        self._detached = asyncio.Event()
+        self._master = -1
+        self.ended = asyncio.Event()
+        self.result = ExitResult(0)
+        self.stdin = LocalStdin()
+        self.grown = asyncio.Event()
+        """Set whenever there is more in the log."""
+
+    async def start(self) -> None:
+        spec = self.spec
+        _check_command(spec.command[0])
+        slave = -1
+        if spec.terminal:
+            self._master, slave = os.openpty()
+            self._set_size(spec.terminal_size)
+        streams = (slave,) * 3 if spec.terminal else (asyncio.subprocess.PIPE,) * 3
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                # As in a container: no signal is ignored from the start, and a terminal is the session's own.
+                *("env", "--default-signal"),
+                *(["setsid", "--ctty"] if spec.terminal else []),
+                *spec.command,
+                stdin=streams[0] if spec.stdin or spec.terminal else asyncio.subprocess.DEVNULL,
+                stdout=streams[1],
+                stderr=streams[2],
+                env=dict(entry.split("=", 1) for entry in spec.env),
+                cwd=spec.cwd,
+                start_new_session=not spec.terminal,
+            )
+        finally:
+            if slave >= 0:
+                os.close(slave)
+        if spec.terminal:
+            self.stdin = LocalStdin(descriptor=self._master)
+            readers: list[Coroutine[None, None, None]] = [self._read_terminal()]
+        else:
+            self.stdin = LocalStdin(self._process.stdin)
+            assert self._process.stdout and self._process.stderr
+            readers = [self._read(1, self._process.stdout), self._read(2, self._process.stderr)]
+        self._zones.group.create_task(self._attend(readers))
+
+    async def output(self) -> AsyncIterator[OutputChunk]:
+        while (chunk := await self._chunks.get()) is not None:
+            yield chunk
+
+    async def resize(self, size: TerminalSize) -> None:
+        if self._master >= 0:
+            self._set_size(size)
+
+    async def signal(self, number: int) -> None:
+        if not self.ended.is_set():
+            os.killpg(self._process.pid, number)
+
+    async def wait(self) -> ExitResult:
+        await self.ended.wait()
+        return self.result
+
+    async def detach(self) -> None:
+        self._attached = False
+        self._detached.set()
+        while not self._chunks.empty():
+            self._chunks.get_nowait()
+
+    def _set_size(self, size: TerminalSize) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", size.rows, size.columns, 0, 0))
+
+    async def _attend(self, readers: builtins.list[Coroutine[None, None, None]]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for reader in readers:
+                group.create_task(reader)
+        status = await self._process.wait()
+        end_ns = time.monotonic_ns() - self._arrived_ns
+        phases = (*self.record.phases, Phase("workload", self.record.phases[-1].end_ns, end_ns))
+        self.result = ExitResult(128 - status if status < 0 else status, phases=phases)
+        self._zones.store.update(
+            self.spec.id,
+            state=ZoneState.EXITED,
+            exit_status=self.result.status,
+            finished_ns=time.time_ns(),
+            domain_id=0,
+            phases=phases,
+        )
+        if self.spec.remove:
+            self._zones.store.remove(self.spec.id)
+        self.ended.set()
+        await self._give(None)
+
+    async def _read(self, stream: int, source: asyncio.StreamReader) -> None:
+        while data := await source.read(READ_SIZE):
+            await self._take((1 if stream == 1 else 2, data))
+
+    async def _read_terminal(self) -> None:
+        while data := await asyncio.to_thread(self._read_master):
+            await self._take((1, data))
+
+    def _read_master(self) -> bytes:
+        try:
+            return os.read(self._master, READ_SIZE)
+        except OSError as error:
+            if error.errno == errno.EIO:  # Nobody has the other end open any more.
+                return b""
+            raise
+
+    async def _take(self, chunk: OutputChunk) -> None:
+        self.log.append(chunk)
+        self.grown.set()
+        await self._give(chunk)
+
+    async def _give(self, chunk: OutputChunk | None) -> None:
+        if not self._attached:
+            return
+        async with asyncio.TaskGroup() as group:
+            put = group.create_task(self._chunks.put(chunk))
+            left = group.create_task(self._detached.wait())
+            await asyncio.wait([put, left], return_when=asyncio.FIRST_COMPLETED)
+            put.cancel()
+            left.cancel()
+
+
+def _check_command(name: str) -> None:
+    path = name if "/" in name else shutil.which(name)
+    if path is None or not Path(path).exists():
+        raise CommandNotFoundError(f"{name!r} is not in the image", hint="is it spelt right?")
+    if Path(path).is_dir() or not os.access(path, os.X_OK):
+        raise CommandNotExecutableError(f"{name!r} cannot be executed")
+
+
+class LocalStdin:
+    """A pipe or the terminal's master, as a ``StdinWriter``; a terminal is never closed."""
+
+    def __init__(self, pipe: asyncio.StreamWriter | None = None, *, descriptor: int = -1) -> None:
+        self._pipe = pipe
+        self._descriptor = descriptor
+
+    async def write(self, data: bytes) -> None:
+        if self._descriptor >= 0:
+            await asyncio.to_thread(os.write, self._descriptor, data)
+        elif self._pipe is not None and not self._pipe.is_closing():
+            self._pipe.write(data)
+            try:
+                await self._pipe.drain()
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+    async def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+
+
+class LocalZones:
+    """Processes of this machine, as a ``ZoneService``."""
+
+    def __init__(self, store: ZoneStore, group: asyncio.TaskGroup) -> None:
+        self.store = store
+        self.group = group
+        self._running: dict[str, LocalZone] = {}
+        self.hold_launch = asyncio.Event()
+        self.hold_launch.set()
+        self.changed = asyncio.Event()
+        """Set when a zone was recorded or undone."""
+
+    def running(self, ref: str) -> LocalZone:
+        return self._running[self.store.find(ref).id]
+
+    async def host(self) -> HostInfo:
+        return HostInfo("4.20.4", "xen-3.0-x86_64", os.cpu_count() or 1, 4 << 30, 1 << 30)
+
+    async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> LocalZone:
+        self.store.add(ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), domain_id=7))
+        self.changed.set()
+        try:
+            await self.hold_launch.wait()
+            zone = LocalZone(self, spec, arrived_ns)
+            zone.record = self.store.update(
+                spec.id,
+                state=ZoneState.RUNNING,
+                started_ns=time.time_ns(),
+                phases=(Phase("launch", 0, time.monotonic_ns() - arrived_ns),),
+            )
+            await zone.start()
+        except BaseException:
+            self.store.remove(spec.id)
+            self.changed.set()
+            raise
+        self._running[spec.id] = zone
+        return zone
+
+    async def list(self) -> builtins.list[ZoneRecord]:
+        return self.store.list()
+
+    async def find(self, ref: str) -> ZoneRecord:
+        return self.store.find(ref)
+
+    async def stop(self, ref: str, timeout: float) -> ZoneRecord:
+        record = self.store.find(ref)
+        if record.state.alive:
+            zone = self._running[record.id]
+            await zone.signal(record.spec.stop_signal)
+            try:
+                async with asyncio.timeout(timeout):
+                    await zone.wait()
+            except TimeoutError:
+                await zone.signal(signal.SIGKILL)
+                await zone.wait()
+        final = {"state": ZoneState.EXITED}
+        return self.store.get(record.id) if not record.spec.remove else replace(record, **final)
+
+    async def kill(self, ref: str, signal: int) -> None:
+        record = self.store.find(ref)
+        if not record.state.alive:
+            raise WrongStateError(f"zone {record.name} is not running", hint="zonal zone ls lists those that are")
+        await self._running[record.id].signal(signal)
+
+    async def wait(self, ref: str) -> ExitResult:
+        return await self._running[self.store.find(ref).id].wait()
+
+    async def remove(self, ref: str, *, force: bool) -> None:
+        record = self.store.find(ref)
+        if record.state.alive:
+            if not force:
+                raise WrongStateError(f"zone {record.name} is running", hint="stop it first, or use -f")
+            await self.stop(ref, 0)
+        self.store.remove(record.id)
+
+    async def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
+        zone = self._running[self.store.find(ref).id]
+        if follow:
+            await zone.wait()
+        log = zone.log
+        if tail is not None:
+            whole = b"".join(data for _, data in log).splitlines(keepends=True)
+            log = [(1, line) for line in whole[len(whole) - tail :]]
+        for stream, data in log:
+            yield (1, data) if stream == 1 else (2, data)
+
+    async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
+        self.store.find(ref)
+        yield b"Linux version 6.12.0\r\n"
+
+    async def end_all(self) -> None:
+        """Ends every process, so that the group can close."""
+        for zone in self._running.values():
+            await zone.signal(signal.SIGKILL)
+            await zone.detach()
+
+
+@asynccontextmanager
+async def open_local_services(state: Path) -> AsyncGenerator[Services]:
+    """Services without Xen on a state folder; ends the processes at its end."""
+    with ZoneStore.open(state / "state.sqlite") as store:
+        async with asyncio.TaskGroup() as group:
+            zones = LocalZones(store, group)
+            try:
+                yield Services(zones=zones, images=LocalImages(), kernels=LocalKernels(), spool=prepare_spool(state))
+            finally:
+                await zones.end_all()
