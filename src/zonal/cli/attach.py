@@ -1,0 +1,227 @@
+"""One run from the client's side: output to stdout and stderr, input, terminal size and signals to the zone.
+
+The main thread writes output, so that a signal interrupts a blocked write; a thread reads stdin; signals go by calls
+of their own, since on the run's stream they would queue behind input that the workload does not read.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from zonal.api import control_pb2 as pb
+from zonal.cli.client import CallCancelled, Control, Replies
+from zonal.cli.errors import warn
+from zonal.cli.terminal import DetachKeys, raw_mode, terminal_size
+from zonal.errors import ZonalError
+
+STDIN_CHUNK = 32 << 10
+STDIN_AHEAD = 4
+"""Chunks read from stdin that gRPC has not taken yet."""
+BROKEN_PIPE = 128 + signal.SIGPIPE
+FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+LEAVE_AFTER = 3
+"""Interrupts after which the client leaves the zone alone, as docker does."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended; times in ns of the client's monotonic clock, 0 where it did not come so far."""
+
+    status: int = 0
+    reason: str = ""
+    zone_id: str = ""
+    name: str = ""
+    requested_ns: int = 0
+    started_ns: int = 0
+    exited_ns: int = 0
+    phases: list[pb.Phase] = field(default_factory=list[pb.Phase])
+
+
+def run_attached(control: Control, spec: pb.RunSpec) -> Outcome:
+    """Runs to the workload's end, or with ``spec.detach`` to its start. Raises ``ZonalError``."""
+    return _Run(control, spec).go()
+
+
+class _Run:
+    def __init__(self, control: Control, spec: pb.RunSpec) -> None:
+        self._control = control
+        self._spec = spec
+        self._outcome = Outcome(requested_ns=time.monotonic_ns())
+        self._requests: queue.SimpleQueue[pb.RunRequest] = queue.SimpleQueue()
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stdin_room = threading.Semaphore(STDIN_AHEAD)
+        self._keys = DetachKeys()
+        self._interrupts = 0
+        self._last_signal = 0
+        self._broken = False
+        self._leaving = False
+        self._replies: Replies[pb.RunReply] | None = None
+
+    def go(self) -> Outcome:
+        if self._spec.terminal:
+            self._spec.terminal_size.CopyFrom(_size_message())
+        self._requests.put(pb.RunRequest(spec=self._spec))
+        with ExitStack() as stack:
+            stack.enter_context(_handling(FORWARDED, self._on_signal))
+            self._replies = self._control.run(self._take_requests())
+            stack.callback(self._replies.cancel)
+            try:
+                for reply in self._replies:
+                    self._take(reply, stack)
+            except CallCancelled:
+                self._on_cancelled()
+        return self._outcome
+
+    def _take(self, reply: pb.RunReply, stack: ExitStack) -> None:
+        match reply.WhichOneof("reply"):
+            case "started":
+                self._on_started(reply.started, stack)
+            case "stdout":
+                self._write(1, reply.stdout)
+            case "stderr":
+                self._write(2, reply.stderr)
+            case "exited":
+                self._on_exited(reply.exited)
+            case _:
+                pass  # A newer zonald may say more than this client understands.
+
+    def _on_started(self, started: pb.Started, stack: ExitStack) -> None:
+        outcome = self._outcome
+        outcome.started_ns = time.monotonic_ns()
+        outcome.zone_id, outcome.name = started.zone_id, started.name
+        outcome.phases = list(started.phases)
+        if self._spec.detach:
+            return
+        threading.Thread(target=self._send_signals, daemon=True).start()
+        if self._spec.terminal:
+            stack.enter_context(_handling((signal.SIGWINCH,), self._on_resize))
+            # The size may have changed while the zone booted.
+            self._on_resize(signal.SIGWINCH, None)
+        if self._spec.stdin:
+            if self._spec.terminal and os.isatty(0):
+                stack.enter_context(raw_mode(0))
+            threading.Thread(target=self._read_stdin, daemon=True).start()
+
+    def _on_exited(self, exited: pb.Exited) -> None:
+        outcome = self._outcome
+        outcome.exited_ns = time.monotonic_ns()
+        outcome.status = BROKEN_PIPE if self._broken else exited.status
+        outcome.reason = exited.reason
+        outcome.phases = list(exited.phases)
+
+    def _on_cancelled(self) -> None:
+        if self._keys.detached:
+            return
+        self._outcome.status = 128 + (self._last_signal or signal.SIGINT)
+        if self._leaving:
+            warn(f"left alone; the zone goes on: zonal zone kill {self._outcome.name}")
+
+    def _take_requests(self) -> Iterator[pb.RunRequest]:
+        while True:
+            request = self._requests.get()
+            yield request
+            if request.WhichOneof("request") == "stdin":
+                self._stdin_room.release()
+
+    def _read_stdin(self) -> None:
+        raw = self._spec.terminal
+        while True:
+            self._stdin_room.acquire()
+            try:
+                data = os.read(0, STDIN_CHUNK)
+            except OSError:
+                # Closed from the start, or a terminal that went away: either is the end of input.
+                data = b""
+            if not data:
+                self._requests.put(pb.RunRequest(stdin_end=True))
+                return
+            if raw:
+                data = self._keys.filter(data)
+            if data:
+                self._requests.put(pb.RunRequest(stdin=data))
+            else:
+                self._stdin_room.release()
+            if self._keys.detached:
+                self._cancel()
+                return
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._last_signal = number
+        if not self._outcome.started_ns:
+            # Nothing runs yet: hanging up undoes what is being made.
+            self._cancel()
+            return
+        if number in (signal.SIGINT, signal.SIGTERM):
+            self._interrupts += 1
+        if self._interrupts >= LEAVE_AFTER:
+            self._leaving = True
+            self._cancel()
+            return
+        self._signals.put(number)
+
+    def _on_resize(self, _number: int, _frame: FrameType | None) -> None:
+        size = _size_message()
+        if size.rows and size.columns:
+            self._requests.put(pb.RunRequest(resize=size))
+
+    def _send_signals(self) -> None:
+        while True:
+            number = self._signals.get()
+            try:
+                self._control.call(
+                    "KillZone", pb.KillZoneRequest(zone=self._outcome.zone_id, signal=number), pb.KillZoneReply
+                )
+            except (ZonalError, CallCancelled, ValueError):
+                # It has ended meanwhile, or the connection has; the run's own stream tells that.
+                continue
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        if self._broken:
+            return
+        try:
+            write_all(descriptor, data)
+        except OSError:
+            # Nobody reads any more. A pipe's writer would be ended by SIGPIPE; so is the workload, whose first
+            # process the kernel shields from every signal but SIGKILL.
+            self._broken = True
+            self._signals.put(signal.SIGKILL)
+
+    def _cancel(self) -> None:
+        if self._replies:
+            self._replies.cancel()
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it, also where another program made the descriptor non-blocking. Raises ``OSError``."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+
+
+def _size_message() -> pb.TerminalSize:
+    rows, columns = terminal_size()
+    return pb.TerminalSize(rows=rows, columns=columns)
+
+
+@contextmanager
+def _handling(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    # What our starter had us ignore stays ignored: nohup(1) does that, and shells for what runs in the background.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,74 @@
+"""What the control API says, as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from zonal.api import control_pb2 as pb
+
+
+def state_name(state: pb.ZoneState) -> str:
+    """``running`` and the like."""
+    return pb.ZoneState.Name(state).removeprefix("ZONE_STATE_").lower()
+
+
+def zone_document(zone: pb.Zone) -> dict[str, Any]:
+    """One zone; times in RFC 3339, sizes in bytes."""
+    return {
+        "id": zone.id,
+        "name": zone.name,
+        "image": zone.image,
+        "image_id": zone.image_id,
+        "command": list(zone.command),
+        "state": state_name(zone.state),
+        "domain_id": zone.domain_id or None,
+        "exit_status": zone.exit_status,
+        "reason": zone.reason,
+        "created": time_text(zone.created_ns),
+        "started": time_text(zone.started_ns),
+        "finished": time_text(zone.finished_ns),
+        "memory_bytes": zone.memory_bytes,
+        "cpus": zone.cpus,
+        "kernel": zone.kernel,
+        "kernel_release": zone.kernel_release,
+        "agent_resident_bytes": zone.agent_resident_bytes,
+        "phases": [{"name": p.name, "begin_ns": p.begin_ns, "end_ns": p.end_ns} for p in zone.phases],
+    }
+
+
+def zone_line(zone: pb.Zone) -> str:
+    """One zone on one line."""
+    return json.dumps(zone_document(zone), ensure_ascii=False)
+
+
+def image_document(image: pb.Image) -> dict[str, Any]:
+    """One image, as listed."""
+    return {
+        "id": image.id,
+        "references": list(image.references),
+        "size_bytes": image.size_bytes,
+        "created": time_text(image.created_ns),
+        "platform": image.platform,
+    }
+
+
+def kernel_document(kernel: pb.Kernel) -> dict[str, Any]:
+    """One kernel, as listed."""
+    return {
+        "name": kernel.name,
+        "release": kernel.release,
+        "size_bytes": kernel.size_bytes,
+        "default": kernel.is_default,
+    }
+
+
+def pretty(document: object) -> str:
+    """Indented JSON."""
+    return json.dumps(document, ensure_ascii=False, indent=2)
+
+
+def time_text(ns: int) -> str | None:
+    """A wall-clock time as RFC 3339 with microseconds, ``None`` for 0."""
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat().replace("+00:00", "Z") if ns else None

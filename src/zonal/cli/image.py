@@ -1,0 +1,209 @@
+"""``zonal image``: the images that zones are made from."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from zonal.cli.connect import host_option, lab_option, zonald
+from zonal.cli.errors import say
+from zonal.cli.format import show_age, show_size, show_table
+from zonal.cli.zone import each
+from zonal.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zonal.api import control_pb2 as pb
+    from zonal.cli.client import Control
+
+_CHUNK = 1 << 20
+_FORMATS = ["auto", "rootfs", "oci", "docker"]
+
+
+@click.group()
+def image() -> None:
+    """Import images, make them from Debian's packages, list and remove them."""
+
+
+@image.command("import")
+@click.option("--format", "format_name", type=click.Choice(_FORMATS), default="auto", help="Found out by default.")
+@click.option("--config", type=click.Path(path_type=Path), help="For a root filesystem: its configuration, as JSON.")
+@click.argument("path", metavar="FILE|FOLDER|-", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("reference", metavar="[NAME]", default="")
+@host_option
+@lab_option
+def import_image(
+    format_name: str, config: Path | None, path: Path, reference: str, host: str | None, lab: str | None
+) -> None:
+    """Import a root filesystem's tar, an OCI layout (a folder or its tar) or what `docker save` wrote."""
+    config_json = _read_config(config) if config else ""
+    with archive(path) as file, zonald(host, lab) as control:
+        made = upload_image(
+            control, file, reference=reference, source=str(path), format=format_name, config_json=config_json, tell=say
+        )
+    click.echo(made.references[0] if made.references else made.id)
+
+
+@image.command("bootstrap")
+@click.option("--refresh", is_flag=True, help="Make it again, with today's packages.")
+@click.argument("reference", metavar="NAME")
+@host_option
+@lab_option
+def bootstrap(refresh: bool, reference: str, host: str | None, lab: str | None) -> None:
+    """Make an image of Debian's packages here, such as debian:13, and import it."""
+    from zonal.cli.supply import Supply
+    from zonal.images.bootstrap import known
+    from zonal.images.debian import RELEASES
+
+    if known(reference) is None:
+        names = ", ".join(f"debian:{release.version}" for release in RELEASES)
+        raise InvalidInputError(f"{reference!r} cannot be made of packages", hint=f"these can: {names}")
+    with Supply(host, lab, reference) as supply:
+        made = supply.image(supply.control(), refresh=refresh)
+    click.echo(made.references[0] if made.references else made.id)
+
+
+@image.command("ls")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@host_option
+@lab_option
+def list_images(quiet: bool, as_json: bool, host: str | None, lab: str | None) -> None:
+    """List images."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        images = control.call("ListImages", pb.ListImagesRequest(), pb.ListImagesReply).images
+    if as_json:
+        import json
+
+        from zonal.cli.documents import image_document
+
+        for item in images:
+            click.echo(json.dumps(image_document(item), ensure_ascii=False))
+        return
+    if quiet:
+        for item in images:
+            click.echo(item.id)
+        return
+    rows = [
+        [name, _short(item.id), show_age(item.created_ns), show_size(item.size_bytes)]
+        for item in images
+        for name in item.references or ["<none>"]
+    ]
+    click.echo(show_table(["NAME", "ID", "CREATED", "SIZE"], rows))
+
+
+@image.command("inspect")
+@click.argument("references", nargs=-1, required=True, metavar="IMAGE…")
+@host_option
+@lab_option
+def inspect(references: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Show all that is known of images, as JSON."""
+    import json
+
+    from zonal.api import control_pb2 as pb
+    from zonal.cli.documents import image_document, pretty
+
+    with zonald(host, lab) as control:
+        found = [control.call("InspectImage", pb.ImageRef(reference=name), pb.ImageDetails) for name in references]
+    click.echo(
+        pretty(
+            [
+                image_document(item.image)
+                | {
+                    "layers": list(item.layers),
+                    "erofs_path": item.erofs_path,
+                    "config": json.loads(item.config_json),
+                }
+                for item in found
+            ]
+        )
+    )
+
+
+@image.command("rm")
+@click.option("-f", "--force", is_flag=True, help="By id: with all its names.")
+@click.argument("references", nargs=-1, required=True, metavar="IMAGE…")
+@host_option
+@lab_option
+def remove(force: bool, references: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Remove images, or names of them."""
+    from zonal.api import control_pb2 as pb
+
+    def remove_one(name: str) -> str:
+        reply = control.call("RemoveImage", pb.RemoveImageRequest(reference=name, force=force), pb.RemoveImageReply)
+        return "\n".join([*(f"untagged {n}" for n in reply.untagged), *(f"deleted {n}" for n in reply.deleted)])
+
+    with zonald(host, lab) as control:
+        each(references, remove_one)
+
+
+def upload_image(
+    control: Control,
+    file: IO[bytes],
+    *,
+    reference: str,
+    source: str,
+    format: str = "auto",
+    config_json: str = "",
+    tell: Callable[[str], None],
+) -> pb.Image:
+    """Puts an archive into the store, telling each step. Raises ``ZonalError``."""
+    from zonal.api import control_pb2 as pb
+
+    def requests() -> Iterator[pb.ImportImageRequest]:
+        header = pb.ImportImageHeader(reference=reference, source=source, format=format, config_json=config_json)
+        yield pb.ImportImageRequest(header=header)
+        while chunk := file.read(_CHUNK):
+            yield pb.ImportImageRequest(data=chunk)
+
+    made = None
+    for reply in control.converse("ImportImage", requests(), pb.ImportImageReply):
+        if reply.WhichOneof("reply") == "image":
+            made = reply.image
+        else:
+            tell(reply.progress)
+    if made is None:
+        raise InvalidInputError(f"{source} was not imported, and zonald did not say why", hint="see its log")
+    return made
+
+
+@contextmanager
+def archive(path: Path) -> Generator[IO[bytes]]:
+    """A file, standard input (``-``), or a folder as a tar. Raises ``NotFoundError``, ``InvalidInputError``."""
+    try:
+        if str(path) == "-":
+            yield sys.stdin.buffer
+        elif path.is_dir():
+            with tempfile.TemporaryFile(prefix="zonal-") as file:
+                with tarfile.open(fileobj=file, mode="w") as tar:
+                    tar.add(path, arcname=".")
+                file.seek(0)
+                yield file
+        else:
+            with path.open("rb") as file:
+                yield file
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {error.filename}", hint="give a tar, or - for standard input") from error
+    except OSError as error:
+        raise InvalidInputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the configuration {path} cannot be read: {error}", hint="give a JSON file") from error
+
+
+def _short(image_id: str) -> str:
+    return image_id.removeprefix("sha256:")[:12]

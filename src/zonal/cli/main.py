@@ -1,0 +1,83 @@
+"""The ``zonal`` command: which group of commands is where, and the one way out for errors.
+
+Modules are imported only when their command is used: on an emulated host each costs a noticeable time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from zonal.cli.errors import show_error
+from zonal.errors import ZonalError
+
+_USAGE_STATUS = 125
+"""Of a command line that makes no sense; docker's status for its own refusals."""
+_INTERRUPTED = 130
+
+_COMMANDS = {
+    "run": ("zonal.cli.run:run", "Run a command in a new zone."),
+    "ps": ("zonal.cli.zone:list_zones", "List zones (zone ls)."),
+    "logs": ("zonal.cli.zone:logs", "Show a workload's output (zone logs)."),
+    "stop": ("zonal.cli.zone:stop", "Stop zones (zone stop)."),
+    "kill": ("zonal.cli.zone:kill", "Send a signal to zones' workloads (zone kill)."),
+    "rm": ("zonal.cli.zone:remove", "Remove zones (zone rm)."),
+    "images": ("zonal.cli.image:list_images", "List images (image ls)."),
+    "zone": ("zonal.cli.zone:zone", "Zones: list, look into, stop, remove."),
+    "image": ("zonal.cli.image:image", "Images: import, bootstrap, list, remove."),
+    "kernel": ("zonal.cli.kernel:kernel", "Kernels: import, list."),
+    "lab": ("zonal.cli.lab:lab", "The lab: a Xen host in QEMU, for machines without Xen."),
+    "info": ("zonal.cli.info:info", "Show what zonald and its machine are."),
+    "version": ("zonal.cli.info:version", "Show the version."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def zonal() -> None:
+    """Run containers in Xen zones, each with a Linux kernel of its own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The ``zonal`` command; always exits."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        status = zonal.main(args=arguments, prog_name="zonal", standalone_mode=False)
+        sys.stdout.flush()
+    except ZonalError as error:
+        show_error(error)
+        status = error.exit_status
+    except click.exceptions.Exit as end:
+        status = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = _USAGE_STATUS
+    except (KeyboardInterrupt, click.Abort):
+        status = _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left, and nothing more can be said. Python itself must not try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""``zonal run``: a command in a new zone, as ``docker run`` has it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zonal.cli.connect import host_option, lab_option
+from zonal.cli.environment import read_env_file, variable
+from zonal.cli.errors import say, warn
+from zonal.cli.format import parse_size
+from zonal.cli.kernel import ensure_kernel, is_kernel_path
+from zonal.cli.timing import Stopwatch
+from zonal.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from zonal.api import control_pb2 as pb
+    from zonal.cli.attach import Outcome
+    from zonal.cli.client import Control
+    from zonal.cli.supply import Supply
+
+MAX_CPUS = 64
+_TIMINGS = ("table", "json")
+
+
+class _RunCommand(click.Command):
+    """``--timing`` takes a value only behind an equals sign, which click by itself does not know."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._spell_out_timing(args))
+
+    def _spell_out_timing(self, args: list[str]) -> list[str]:
+        with_value = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not option.is_flag
+            for name in option.opts
+        }
+        spelt = list(args)
+        position = 0
+        while position < len(spelt):
+            word = spelt[position]
+            if word == "--timing":
+                spelt[position] = "--timing=table"
+            elif not word.startswith("-") or word in ("-", "--"):
+                break  # Here the image is; what follows is the command's own.
+            elif _takes_next(word, with_value):
+                position += 1
+            position += 1
+        return spelt
+
+
+@click.command(
+    "run", cls=_RunCommand, context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]}
+)
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
+@click.option("--rm", "remove", is_flag=True, help="Remove the zone when the command has ended.")
+@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; without value, this shell's.")
+@click.option("--env-file", multiple=True, type=click.Path(path_type=Path), help="A file of such lines.")
+@click.option("-w", "--workdir", default="", metavar="DIR", help="Working directory.")
+@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Name or number.")
+@click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's; empty for none.")
+@click.option("-m", "--memory", default="", metavar="SIZE", help="Of the zone, such as 256M.")
+@click.option("--cpus", type=click.IntRange(1, MAX_CPUS), help="Of the zone; 1 by default.")
+@click.option("--name", default="", help="Of the zone; made up by default.")
+@click.option("-h", "--hostname", default="", help="Inside; the zone's short id by default.")
+@click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
+@click.option("--read-only", is_flag=True, help="No writing to the image's files.")
+@click.option("--stop-signal", default="", metavar="SIGNAL", help="Instead of the image's, or SIGTERM.")
+@click.option("--timing", metavar="[=json]", help="Show where the time went; =json for programs.")
+@host_option
+@lab_option
+@click.argument("image")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]…")
+def run(
+    interactive: bool,
+    tty: bool,
+    detach: bool,
+    remove: bool,
+    env: tuple[str, ...],
+    env_file: tuple[Path, ...],
+    workdir: str,
+    user: str,
+    entrypoint: str | None,
+    memory: str,
+    cpus: int | None,
+    name: str,
+    hostname: str,
+    kernel: str,
+    read_only: bool,
+    stop_signal: str,
+    timing: str | None,
+    host: str | None,
+    lab: str | None,
+    image: str,
+    command: tuple[str, ...],
+) -> int:
+    """Run COMMAND, or what the image says, in a new zone made from IMAGE."""
+    stopwatch = Stopwatch()
+    if timing not in (None, *_TIMINGS):
+        raise InvalidInputError(f"--timing={timing} is unknown", hint="--timing or --timing=json")
+    if detach and (interactive or tty):
+        raise InvalidInputError("-d goes with neither -i nor -t", hint="leave out one of them")
+    if interactive and tty and not os.isatty(0):
+        raise InvalidInputError("standard input is not a terminal", hint="leave out -t")
+    variables = [line for path in env_file for line in read_env_file(path)] + [variable(text) for text in env]
+    memory_bytes = parse_size(memory) if memory else 0
+    if memory and not memory_bytes:
+        raise InvalidInputError("a zone cannot have no memory", hint="such as -m 256M")
+    _check_unicode([image, name, hostname, workdir, user, entrypoint or "", stop_signal, *variables, *command])
+    from zonal.api import control_pb2 as pb
+
+    spec = pb.RunSpec(
+        image=image,
+        name=name,
+        command=command,
+        entrypoint=entrypoint,
+        env=variables,
+        working_directory=workdir,
+        user=user,
+        hostname=hostname,
+        terminal=tty,
+        stdin=interactive,
+        memory_bytes=memory_bytes,
+        cpus=cpus,
+        kernel=kernel,
+        remove=remove,
+        detach=detach,
+        stop_signal=stop_signal,
+        read_only=read_only,
+    )
+    from zonal.cli.supply import Supply
+
+    with Supply(host, lab, image) as supply:
+        stopwatch.lap("command line")
+        control = supply.control()
+        stopwatch.lap("connect")
+        if is_kernel_path(kernel):
+            spec.kernel = ensure_kernel(control, Path(kernel))
+            stopwatch.lap("kernel upload")
+        outcome = _run_with_image(control, spec, supply, stopwatch)
+    if detach and outcome.zone_id:
+        click.echo(outcome.zone_id)
+    if outcome.reason:
+        warn(outcome.reason)
+    if timing:
+        _show_timing(timing, stopwatch, outcome)
+    return outcome.status
+
+
+def _run_with_image(control: Control, spec: pb.RunSpec, supply: Supply, stopwatch: Stopwatch) -> Outcome:
+    from zonal.cli.attach import run_attached
+
+    try:
+        return run_attached(control, spec)
+    except NotFoundError as error:
+        # A missing command or kernel is not found either; only a missing image can be supplied.
+        if error.exit_status != NotFoundError.exit_status or not supply.image_missing(control):
+            raise
+    supply.image(control)
+    stopwatch.lap("image")
+    return run_attached(control, spec)
+
+
+def _show_timing(timing: str, stopwatch: Stopwatch, outcome: Outcome) -> None:
+    from zonal.cli.timing import as_json, table
+
+    total_ns = time.monotonic_ns() - stopwatch.begin_ns
+    spans = stopwatch.spans(outcome, total_ns)
+    say(as_json(spans, total_ns, outcome) if timing == "json" else table(spans, total_ns))
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    for text in texts:
+        if not text.isprintable():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidInputError(f"{text!r} is not valid UTF-8", hint="use UTF-8") from error
+
+
+def _takes_next(word: str, with_value: set[str]) -> bool:
+    """Whether an option's value is the next word: ``--name x`` and ``-itm 1G``, but not ``--name=x`` or ``-m1G``."""
+    if word.startswith("--"):
+        return word in with_value
+    for position, letter in enumerate(word[1:], start=1):
+        if f"-{letter}" in with_value:
+            return position == len(word) - 1
+    return False

@@ -1,0 +1,211 @@
+"""``zonal zone``: what goes on with zones that were made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from zonal.cli.connect import host_option, lab_option, zonald
+from zonal.cli.errors import show_error
+from zonal.cli.format import shorten, show_age, show_size, show_table
+from zonal.errors import ZonalError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from zonal.api import control_pb2 as pb
+
+_LISTED_COMMAND = 30
+_SHORT_ID = 12
+
+
+@click.group()
+def zone() -> None:
+    """List zones, look into them, stop and remove them."""
+
+
+@zone.command("ls")
+@click.option("-a", "--all", "all_zones", is_flag=True, help="Also those that have ended.")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@host_option
+@lab_option
+def list_zones(all_zones: bool, quiet: bool, no_trunc: bool, as_json: bool, host: str | None, lab: str | None) -> None:
+    """List zones."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        zones = control.call("ListZones", pb.ListZonesRequest(all=all_zones), pb.ListZonesReply).zones
+    if as_json:
+        from zonal.cli.documents import zone_line
+
+        for item in zones:
+            click.echo(zone_line(item))
+        return
+    id_length = 64 if no_trunc else _SHORT_ID
+    if quiet:
+        for item in zones:
+            click.echo(item.id[:id_length])
+        return
+    header = ["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "MEMORY", "DOMAIN"]
+    click.echo(show_table(header, [_row(item, whole=no_trunc) for item in zones]))
+
+
+@zone.command("inspect")
+@click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
+@host_option
+@lab_option
+def inspect(zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Show all that is known of zones, as JSON."""
+    from zonal.api import control_pb2 as pb
+    from zonal.cli.documents import pretty, zone_document
+
+    with zonald(host, lab) as control:
+        found = [control.call("InspectZone", pb.ZoneRef(zone=ref), pb.Zone) for ref in zones]
+    click.echo(pretty([zone_document(item) for item in found]))
+
+
+@zone.command("logs")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the workload has ended.")
+@click.option("-n", "--tail", default="all", metavar="LINES", help="Only the last lines; all by default.")
+@click.argument("ref", metavar="ZONE")
+@host_option
+@lab_option
+def logs(follow: bool, tail: str, ref: str, host: str | None, lab: str | None) -> None:
+    """Show a workload's output so far."""
+    from zonal.api import control_pb2 as pb
+
+    request = pb.ZoneLogsRequest(zone=ref, follow=follow)
+    if tail != "all":
+        if not (tail.isascii() and tail.isdecimal() and len(tail) < 10):
+            raise click.BadParameter(f"{tail!r} is not a number of lines", param_hint="--tail")
+        request.tail = int(tail)
+    _copy_output("ZoneLogs", request, host, lab)
+
+
+@zone.command("console")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the zone is gone.")
+@click.argument("ref", metavar="ZONE")
+@host_option
+@lab_option
+def console(follow: bool, ref: str, host: str | None, lab: str | None) -> None:
+    """Show what the zone's kernel wrote on its console."""
+    from zonal.api import control_pb2 as pb
+
+    _copy_output("ZoneConsole", pb.ZoneConsoleRequest(zone=ref, follow=follow), host, lab)
+
+
+@zone.command("stop")
+@click.option("-t", "--time", "timeout", type=click.IntRange(0, 86400), help="Seconds before SIGKILL; 10 by default.")
+@click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
+@host_option
+@lab_option
+def stop(timeout: int | None, zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Stop zones: their stop signal first, SIGKILL when that does not help."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        each(
+            zones,
+            lambda ref: control.call(
+                "StopZone", pb.StopZoneRequest(zone=ref, timeout_seconds=timeout), pb.StopZoneReply
+            ),
+        )
+
+
+@zone.command("kill")
+@click.option("-s", "--signal", "signal_name", default="KILL", metavar="SIGNAL", help="KILL by default.")
+@click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
+@host_option
+@lab_option
+def kill(signal_name: str, zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Send a signal to zones' workloads."""
+    from zonal.api import control_pb2 as pb
+    from zonal.api.signals import parse_signal
+
+    number = parse_signal(signal_name)
+    with zonald(host, lab) as control:
+        each(zones, lambda ref: control.call("KillZone", pb.KillZoneRequest(zone=ref, signal=number), pb.KillZoneReply))
+
+
+@zone.command("wait")
+@click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
+@host_option
+@lab_option
+def wait(zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Wait until zones have ended, and print their exit statuses."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        each(zones, lambda ref: control.call("WaitZone", pb.ZoneRef(zone=ref), pb.WaitZoneReply).status)
+
+
+@zone.command("rm")
+@click.option("-f", "--force", is_flag=True, help="Kill those that run first.")
+@click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
+@host_option
+@lab_option
+def remove(force: bool, zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Remove zones that have ended, with their logs."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        each(
+            zones,
+            lambda ref: control.call("RemoveZone", pb.RemoveZoneRequest(zone=ref, force=force), pb.RemoveZoneReply),
+        )
+
+
+def each(refs: tuple[str, ...], action: Callable[[str], object]) -> None:
+    """Does something to each, also after one failed; prints its name, or the number or text that ``action`` gives."""
+    status = 0
+    for ref in refs:
+        try:
+            result = action(ref)
+        except ZonalError as error:
+            show_error(error)
+            status = status or error.exit_status
+        else:
+            click.echo(result if isinstance(result, int | str) else ref)
+    if status:
+        raise click.exceptions.Exit(status)
+
+
+def _copy_output(name: str, request: Message, host: str | None, lab: str | None) -> None:
+    from zonal.api import control_pb2 as pb
+    from zonal.cli.attach import write_all
+
+    with zonald(host, lab) as control:
+        for chunk in control.stream(name, request, pb.OutputChunk):
+            write_all(1, chunk.stdout)
+            write_all(2, chunk.stderr)
+
+
+def _row(item: pb.Zone, *, whole: bool) -> list[str]:
+    command = " ".join(item.command)
+    return [
+        item.id if whole else item.id[:_SHORT_ID],
+        item.name,
+        item.image,
+        command if whole else shorten(command, _LISTED_COMMAND),
+        show_age(item.created_ns),
+        _status(item),
+        show_size(item.memory_bytes),
+        str(item.domain_id or ""),
+    ]
+
+
+def _status(item: pb.Zone) -> str:
+    from zonal.cli.documents import state_name
+
+    state = state_name(item.state)
+    if state == "exited":
+        return f"exited ({item.exit_status}) {show_age(item.finished_ns)}"
+    if state == "crashed":
+        return f"crashed {show_age(item.finished_ns)}"
+    if state == "running":
+        return f"up since {show_age(item.started_ns).removesuffix(' ago')}"
+    return state
