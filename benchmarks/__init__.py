@@ -1,0 +1,1 @@
+"""Benchmarks: what SPECIFICATION.md promises, measured. ``make bench`` runs them."""
