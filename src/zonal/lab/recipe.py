@@ -31,6 +31,8 @@ PACKAGES = (
     *("xen-hypervisor-4.20-amd64", "xen-utils-4.20", "xenstore-utils"),
     *("linux-image-amd64", "linux-image-cloud-amd64"),
     *("crun", "erofs-utils", "e2fsprogs", "zstd", "busybox-static", "python3"),
+    # The headers of the hypercalls: for those who study them, and for the test of our layouts.
+    "libxen-dev",
 )
 HOST_MODULES = (
     *("virtio_blk", "virtio_net", "virtio-rng", "crc32c_generic", "ext4"),

@@ -112,8 +112,12 @@ def kill(paths: LabPaths) -> None:
         # The lock shows that QEMU lives, and QEMU writes its id before it does anything that takes time.
         process = os.pidfd_open(int(paths.qemu_pid.read_text()))
     except (FileNotFoundError, ValueError, ProcessLookupError) as error:
-        if not is_running(paths):
-            return
+        # QEMU removes the file when it ends, and its lock goes when it has ended; nothing tells of that moment.
+        deadline = time.monotonic() + _EXIT_SECONDS
+        while time.monotonic() < deadline:
+            if not is_running(paths):
+                return
+            time.sleep(0.02)
         raise UnavailableError(
             f"QEMU of the lab {paths.name} runs, but does not say under which process id",
             hint=f"end the process qemu-system-x86_64 that has {paths.folder} as its folder",

@@ -24,7 +24,6 @@ from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.build.kernel import KernelImage
 from zonal.xen.build.pv import BuiltDomain, build_pv
 from zonal.xen.devices.console import plan_console
-from zonal.xen.devices.xenbus import detach, find_devices
 from zonal.xen.domctl import DomainLimits
 from zonal.xen.hypercall import HypercallError, Hypervisor
 from zonal.xen.store import Access, Entry, Permission, Store, StoreError
@@ -36,8 +35,6 @@ MIN_MEMORY = 64 << 20
 """Bytes; less holds no general-purpose kernel."""
 MAX_VCPUS = 64
 HOST_ID = 0
-DETACH_TIMEOUT = 15.0
-"""Seconds that the host's drivers may take to let go of a dead domain's devices."""
 GONE_TIMEOUT = 30.0
 """Seconds that a destroyed domain may take to be gone, with every page that others had mapped."""
 
@@ -183,10 +180,9 @@ async def destroy_domain(hypervisor: Hypervisor, store: Store, domain_id: int) -
     except HypercallError as error:
         if error.errno != errno.ESRCH:
             raise
-    devices = await find_devices(store, domain_id)
-    await detach(store, devices, timeout=DETACH_TIMEOUT, zone_runs=False)
     await remove_from_store(store, domain_id)
     # The hypervisor tells of a domain that begins to die, not of the last page of it that was unmapped: so we look.
+    # Once that is gone, the host's drivers have let go of the domain's devices.
     pause = 0.001
     deadline = time.monotonic() + GONE_TIMEOUT
     while domctl.domain_info(hypervisor, domain_id) is not None:

@@ -6,7 +6,6 @@ All that a zone holds is on one stack, made and unmade by the one task that is t
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
@@ -301,7 +300,7 @@ class LiveZone:
         params = {
             "id": WORKLOAD,
             "root": WORKLOAD,
-            "config": json.loads(runtime_config(spec)),
+            "config": runtime_config(spec),
             "user": spec.user,
             "terminal": spec.terminal,
             "stdin": STDIN if self.stdin else 0,

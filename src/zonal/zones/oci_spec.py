@@ -6,7 +6,6 @@ and ``config-linux.md``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -119,8 +118,8 @@ def resolve_process(image: ImageConfig, options: ProcessOptions) -> Process:
     return Process(command=command, env=env, cwd=cwd, user=user, stop_signal=stop_signal)
 
 
-def runtime_config(spec: ZoneSpec) -> bytes:
-    """The ``config.json`` for crun, in UTF-8.
+def runtime_config(spec: ZoneSpec) -> dict[str, Any]:
+    """The content of ``config.json`` for crun, which the agent writes.
 
     ``process.user`` is root's: ``spec.user`` is resolved in the zone, against the container's own files.
     """
@@ -150,7 +149,7 @@ def runtime_config(spec: ZoneSpec) -> bytes:
             "readonlyPaths": list(READONLY_PATHS),
         },
     }
-    return json.dumps(config, ensure_ascii=False, separators=(",", ":")).encode()
+    return config
 
 
 def _command(image: ImageConfig, options: ProcessOptions) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +45,7 @@ def process(options: ProcessOptions, image: ImageConfig = IMAGE) -> Process:
 
 
 def config(spec: ZoneSpec) -> dict[str, Any]:
-    return json.loads(runtime_config(spec))
+    return runtime_config(spec)
 
 
 class TestResolution:
