@@ -33,7 +33,8 @@ def test_a_detached_zone_is_listed_logged_stopped_and_removed(host: Host) -> Non
     detached(host, "behind", "sh", "-c", f"trap 'echo bye; exit 3' TERM; {LOOP}")
     assert [zone["state"] for zone in host.zones()] == ["running"]
     assert "behind" in host.shell("xl list")
-    assert b"Linux version" in host.zonal("zone", "console", "behind").stdout
+    # The kernel is told to be quiet, but what it warns of is kept.
+    assert host.zonal("zone", "console", "behind").returncode == 0
     assert host.zonal("zone", "stop", "behind").returncode == 0
     assert host.zonal("zone", "logs", "--tail", "1", "behind").stdout == b"bye\n"
     zone = host.zones()[0]

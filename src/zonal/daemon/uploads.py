@@ -39,7 +39,7 @@ class ImageCalls:
         if (header.format or "auto") not in FORMATS:
             raise InvalidInputError(f"{header.format!r} is not a format of images", hint="one of " + ", ".join(FORMATS))
         with tempfile.NamedTemporaryFile(dir=self._spool, prefix="image-") as file:
-            await _receive((request.data async for request in requests), file.file, MAX_IMAGE_BYTES)
+            await _receive((request.data async for request in requests), file.file, MAX_IMAGE_BYTES, header.source)
             image = await _with_progress(
                 lambda progress: self._images.import_archive(
                     Path(file.name),
@@ -87,7 +87,7 @@ class KernelCalls:
             raise InvalidInputError("an import begins with its header")
         header = first.header
         with tempfile.NamedTemporaryFile(dir=self._spool, prefix="kernel-") as file:
-            await _receive((request.data async for request in requests), file.file, MAX_KERNEL_BYTES)
+            await _receive((request.data async for request in requests), file.file, MAX_KERNEL_BYTES, header.source)
             kernel = await self._kernels.import_file(Path(file.name), name=header.name, source=header.source)
         return kernel_message(kernel)
 
@@ -114,19 +114,20 @@ def kernel_message(kernel: KernelInfo) -> pb.Kernel:
     )
 
 
-async def _receive(chunks: AsyncIterator[bytes], file: IO[bytes], limit: int) -> None:
+async def _receive(chunks: AsyncIterator[bytes], file: IO[bytes], limit: int, name: str) -> None:
+    name = name or "the upload"
     size = 0
     checked = -_CHECK_EVERY
     async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            raise InvalidInputError(f"the file has more than {limit} bytes")
+            raise InvalidInputError(f"{name} has more than {limit} bytes")
         if size - checked >= _CHECK_EVERY:
             checked = size
             _check_space(Path(file.name).parent)
         await asyncio.to_thread(file.write, chunk)
     if size == 0:
-        raise InvalidInputError("the file is empty")
+        raise InvalidInputError(f"{name} is empty", hint="is it the file that was meant?")
     file.flush()
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO
 
 from zonal.errors import AccessDeniedError, UnavailableError
+from zonal.images import debian
 from zonal.lab.commands import environment, failure, located, run, started
 from zonal.lab.initrd import host_initrd
-from zonal.lab.mirror import sources
 from zonal.lab.paths import GIB, Cache, check_space, locked
 from zonal.lab.progress import Progress
 from zonal.lab.recipe import LIB, Recipe
@@ -174,8 +174,11 @@ def _fill(root: Path, recipe: Recipe, work: Path, progress: Progress) -> None:
 
 
 def _debian(root: Path, recipe: Recipe, work: Path, detail: Callable[[str], None]) -> None:
-    sources_file = work / "debian.sources"
-    sources_file.write_text(sources(recipe.suite))
+    sources_file: Path | None = None
+    mirrors = debian.find_mirrors()
+    if mirrors is not None:
+        sources_file = work / "debian.sources"
+        sources_file.write_text(debian.apt_sources(debian.find_release(recipe.suite), mirrors))
     log_path = work / "mmdebstrap.log"
     with ExitStack() as stack:
         builder = stack.enter_context(started(_mmdebstrap(recipe, sources_file), stdout=subprocess.PIPE))
@@ -209,7 +212,7 @@ def _tell(line: bytes, detail: Callable[[str], None]) -> None:
         detail(text.removeprefix("I: ").rstrip("."))
 
 
-def _mmdebstrap(recipe: Recipe, sources_file: Path) -> list[str]:
+def _mmdebstrap(recipe: Recipe, sources_file: Path | None) -> list[str]:
     # The kernels' own initrds would take half a minute to make; the lab has one of its own.
     no_initrd = (
         'chroot "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/update-initramfs'
@@ -228,7 +231,7 @@ def _mmdebstrap(recipe: Recipe, sources_file: Path) -> list[str]:
         f"--essential-hook={no_initrd}",
         recipe.suite,
         "-",
-        str(sources_file),
+        *([str(sources_file)] if sources_file else []),
     ]
 
 

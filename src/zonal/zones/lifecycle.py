@@ -143,11 +143,12 @@ class ZoneManager:
                     f"zone {record.name} is {record.state}",
                     hint=f"stop it first: zonal zone stop {record.name}, or use -f",
                 )
+            life = self._tasks[record.id]
             if not zone.launched.done():
-                self._tasks[record.id].cancel()
+                life.cancel()
             elif not zone.ended.done():
                 await zone.destroy("removed")
-            await asyncio.wait([self._tasks[record.id]])
+            await asyncio.wait([life])
         self._forget(record.id)
 
     async def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
