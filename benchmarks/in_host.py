@@ -89,7 +89,7 @@ def density() -> dict[str, Any]:
             times = list(pool.map(launch, names))
         total = time.monotonic() - begin
         say(f"{ZONES} zones started in {total:.1f} s")
-        alive = json.loads(command("zonal", "zone", "ls", "--json").stdout)
+        alive = [json.loads(line) for line in command("zonal", "zone", "ls", "--json").stdout.splitlines()]
         running = [zone for zone in alive if zone["name"] in names and zone["state"] == "running"]
         agents = [zone["agent_resident_bytes"] / 2**20 for zone in running]
         return {"alive": len(running), "total": total, "each": times, "agent_mib": agents, "zonald": at_rest()}

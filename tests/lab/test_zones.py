@@ -93,7 +93,7 @@ def test_the_end_of_a_workload_while_zonald_is_dead_is_known(host: Host) -> None
     assert host.zonal("zone", "logs", "ending").stdout == b"last\n"
 
 
-@pytest.mark.parametrize("delay", [0.2, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("delay", [0.2, 2.0, 4.0])
 def test_zonald_killed_during_a_launch_leaves_nothing(host: Host, delay: float) -> None:
     host.run(IMAGE, "true")
     before = host.snapshot()
