@@ -26,7 +26,7 @@ LAB = "bench"
 PACKAGES = ("docker.io", "docker-cli")
 MEMORY = "8G"
 IMAGE = "debian:13"
-RESUMES = 5
+RESUMES = 3
 
 
 def main() -> None:

@@ -195,8 +195,3 @@ def test_logs_show_all_three_sources(lab: Lab) -> None:
     assert "==> console <==" in text
     assert "(XEN)" in lab.zonal("lab", "logs", "--of", "console", "-n", "1000").check().out
     assert "zonald" in text.split("==> zonald <==")[1]
-
-
-def test_what_needs_xen_passes_inside_the_host(lab: Lab) -> None:
-    result = lab.host_pytest("tests/host")
-    assert result.status == 0, result.stdout.decode()[-8000:] + result.err

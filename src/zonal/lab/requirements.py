@@ -1,6 +1,7 @@
 """The Debian packages that the lab needs on the machine it runs on.
 
-``python -m zonal.lab.requirements`` says what is missing; with ``--install`` it installs it, as root or by sudo.
+``python -m zonal.lab.requirements`` says what is missing; with ``--install`` it installs it, as root or by sudo; with
+``--tests`` what the tests need is meant, too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ REQUIREMENTS = (
 FOR_ORDINARY_USERS = (Requirement("uidmap", "newuidmap"),)
 """Needed besides to build a disk without being root."""
 
+FOR_TESTS = (
+    Requirement("gcc", "gcc"),
+    Requirement("libc6-dev", "/usr/include/stdio.h"),
+    Requirement("libxen-dev", "/usr/include/xen/domctl.h"),
+    Requirement("skopeo", "skopeo"),
+    Requirement("zstd", "zstd"),
+)
+"""Needed besides by the tests: peers to compare with, and the headers that layouts are checked against."""
+
 
 def find(program: str) -> str | None:
     """The path of ``program``, looked for also where only root's PATH goes; None when it is not installed."""
@@ -61,15 +71,17 @@ def require(program: str) -> str:
     return path
 
 
-def missing() -> list[str]:
-    """The Debian packages that this machine lacks, in order."""
+def missing(*, tests: bool = False) -> list[str]:
+    """The Debian packages that this machine lacks, in order; with ``tests``, also those of the tests."""
     needs = REQUIREMENTS if os.geteuid() == 0 else (*REQUIREMENTS, *FOR_ORDINARY_USERS)
+    if tests:
+        needs = (*needs, *FOR_TESTS)
     return [need.package for need in needs if not need.met]
 
 
-def install() -> list[str]:
+def install(*, tests: bool = False) -> list[str]:
     """Installs what is missing with apt, and gives it back; raises when apt, or the right to use it, is missing."""
-    packages = missing()
+    packages = missing(tests=tests)
     if not packages:
         return []
     if find("apt-get") is None:
@@ -85,7 +97,7 @@ def install() -> list[str]:
     if first.returncode:
         subprocess.run([*prefix, *environment, "update"], check=False, stdout=sys.stderr)
         subprocess.run([*prefix, *command], check=False, stdout=sys.stderr)
-    lacking = missing()
+    lacking = missing(tests=tests)
     if lacking:
         raise UnavailableError(f"apt-get did not install {', '.join(lacking)}", hint="see apt's messages above")
     return packages
@@ -93,13 +105,14 @@ def install() -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """The command; gives its exit status."""
+    tests = "--tests" in arguments
     try:
         if "--install" in arguments:
-            done = install()
+            done = install(tests=tests)
             if done:
                 print(f"installed {', '.join(done)}", file=sys.stderr)
             return 0
-        lacking = missing()
+        lacking = missing(tests=tests)
     except ZonalError as error:
         print(f"zonal: {error}", file=sys.stderr)
         return error.exit_status
