@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from zonal.errors import ZonalError
+from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
 from zonal.xen.console import Console
 from zonal.xen.console_log import ConsoleLog
 from zonal.xen.events import EventDevice
-from zonal.xen.grants import RESERVED_CONSOLE, GrantDevice
+from zonal.xen.grants import GrantDevice
 from zonal.xen.store import Store
 
 
@@ -44,7 +45,7 @@ async def attach(domain_id: int, log_path: Path) -> None:
     with (
         EventDevice() as events,
         GrantDevice() as grants,
-        grants.map(domain_id, [RESERVED_CONSOLE]) as page,
+        grants.map(domain_id, [GNTTAB_RESERVED_CONSOLE]) as page,
         events.bind_interdomain(domain_id, port) as event,
         Console(page.buffer, event, ConsoleLog(log_path), name=f"domain {domain_id}") as console,
     ):

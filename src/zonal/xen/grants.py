@@ -20,8 +20,6 @@ GNTDEV = Path("/dev/xen/gntdev")
 GNTALLOC = Path("/dev/xen/gntalloc")
 PAGE_SIZE = 4096
 
-RESERVED_CONSOLE = 0
-"""``GNTTAB_RESERVED_CONSOLE`` of ``grant_table.h``: the reference by which the host maps a zone's console page."""
 RESERVED_XENSTORE = 1
 """``GNTTAB_RESERVED_XENSTORE``: the same for the zone's ring to the store."""
 

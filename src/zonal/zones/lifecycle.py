@@ -33,7 +33,6 @@ from zonal.zones.state import ZoneStore
 
 log = logging.getLogger(__name__)
 
-SIGKILL = 9
 GONE_STATUS = 255
 """Exit status of a workload whose end nobody saw: that of docker for a container lost with its host."""
 

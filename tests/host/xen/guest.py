@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
 from zonal.xen.build.kernel import load_kernel
 from zonal.xen.console import Console
 from zonal.xen.console_log import ConsoleLog
 from zonal.xen.devices.xenbus import detach, find_devices
 from zonal.xen.domain import DevicePlan, Domain, DomainConfig, create_domain
 from zonal.xen.events import EventDevice
-from zonal.xen.grants import RESERVED_CONSOLE, GrantDevice
+from zonal.xen.grants import GrantDevice
 from zonal.xen.hypercall import Hypervisor
 from zonal.xen.store import Store
 
@@ -85,7 +86,7 @@ async def boot_guest(
                 with (
                     EventDevice() as events,
                     GrantDevice() as grants,
-                    grants.map(domain.domain_id, [RESERVED_CONSOLE]) as page,
+                    grants.map(domain.domain_id, [GNTTAB_RESERVED_CONSOLE]) as page,
                     events.bind_interdomain(domain.domain_id, domain.built.console_port) as event,
                 ):
                     log = ConsoleLog(folder / "console.log")
