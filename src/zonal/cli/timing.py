@@ -11,6 +11,9 @@ from pathlib import Path
 
 from zonal.cli.attach import Outcome
 
+command_process: int | str = "self"
+"""The process that was started for the command; not our own when the command server runs it."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -44,10 +47,10 @@ class Stopwatch:
 
 
 def process_begin_ns() -> int:
-    """When this process began, in ns of the monotonic clock, to 10 ms (proc(5), ``/proc/pid/stat``, starttime)."""
+    """When the command began, in ns of the monotonic clock, to 10 ms (proc(5), ``/proc/pid/stat``, starttime)."""
     now = time.monotonic_ns()
     try:
-        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        after_name = Path(f"/proc/{command_process}/stat").read_text().rpartition(")")[2].split()
         ticks = int(after_name[19])
     except (OSError, IndexError, ValueError):
         return now

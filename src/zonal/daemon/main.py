@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zonal.daemon.notify import log_to_stderr, notify
 from zonal.errors import InvalidInputError, UnavailableError, ZonalError
+from zonal.service import log_to_stderr, notify
 
 if TYPE_CHECKING:
     from zonal.daemon.control import Services

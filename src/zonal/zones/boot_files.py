@@ -28,6 +28,10 @@ COMMAND_LINE = " ".join(
         "quiet",
         # A panic ends the domain at once, and the host reports it.
         "panic=-1",
+        # The kernel's tests of its own ciphers, at every start.
+        "cryptomgr.notests",
+        # Whoever waits for readers of kernel data, as mounts and namespaces do, waits no ticks for them.
+        "rcupdate.rcu_expedited=1",
         # A zone has no such hardware to look for.
         "8250.nr_uarts=0",
         f"initcall_blacklist={','.join(SKIPPED_INITCALLS)}",

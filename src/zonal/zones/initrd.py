@@ -13,17 +13,23 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from zonal.errors import InvalidInputError, UnavailableError
 
 REQUIRED_MODULES = ("xen-blkfront", "erofs", "xen-evtchn", "xen-gntalloc", "overlay")
 """Without these, built in or as modules, a kernel cannot carry a zone. In the order in which they are wanted."""
 OPTIONAL_MODULES = ("xen-netfront",)
+_DISK_DRIVER = "xen_blkfront"
+_ELF = b"\x7fELF"
 
 SYSTEM_DEVICE = "/dev/xvda"
 """Where the zone finds its system image: its first disk."""
 DEVICE_WAIT_SECONDS = 10
+
+READ_AHEAD_KIB = 4096
+"""How much of the system image is read at once. Starting Python and crun reads most of it anyway, and each request is
+a way to the host and back."""
 
 _INIT = """\
 #!/bin/busybox sh
@@ -39,11 +45,22 @@ while [ ! -b {device} ]; do
     waited=$((waited + 1))
     /bin/busybox usleep 10000
 done
+/bin/busybox blockdev --setra {sectors} {device}
 /bin/busybox mount -t erofs -o ro {device} /root || fail "mount the system image on {device}"
 /bin/busybox mount --move /dev /root/dev || fail "move /dev to the system image"
 exec /bin/busybox switch_root /root /sbin/init
 fail "start /sbin/init of the system image"
 """
+# The disks' driver returns only when they are connected, and waits for that: the others are loaded meanwhile.
+_DISKS = """\
+/bin/busybox modprobe {name} || echo "zonal: the initrd cannot load the module {name}" >&2 &
+"""
+_OTHERS = """\
+/bin/busybox modprobe -a {names} || fail "load the modules {names}"
+"""
+_SIGNATURE = b"~Module signature appended~\n"
+"""Ends a signed module, after the signature and its ``struct module_signature`` (Linux, linux/module_signature.h)."""
+_SIGNATURE_STRUCT_SIZE = 12
 
 
 @dataclass(frozen=True)
@@ -54,35 +71,61 @@ class _Entry:
     device: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True)
+class _Module:
+    name: str
+    needs: tuple[str, ...]
+    data: bytes
+
+
 def build_initrd(modules_dir: Path | None, busybox: Path) -> bytes:
     """The archive, not compressed. ``modules_dir`` is a kernel's /lib/modules/RELEASE, None when all is built in.
 
     Raises ``InvalidInputError`` when the kernel lacks what a zone needs, or a module cannot be read.
     """
-    modules = _load_order(modules_dir) if modules_dir else []
     entries = [
-        *(_Entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev", "modules", "root")),
+        *(_Entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev", "root")),
         # The kernel opens it for the script's messages before /dev is mounted.
         _Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         _Entry("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()),
-        *(_Entry(f"modules/{name}.ko", stat.S_IFREG | 0o644, data) for name, data in modules),
-        _Entry("init", stat.S_IFREG | 0o755, _init_script([name for name, _ in modules]).encode()),
     ]
+    names: list[str] = []
+    if modules_dir:
+        modules = _load_order(modules_dir)
+        names = [module.name for module in modules]
+        entries += _module_entries(f"lib/modules/{modules_dir.name}", modules)
+    entries.append(_Entry("init", stat.S_IFREG | 0o755, _init_script(names).encode()))
     return b"".join(_cpio(entries))
 
 
 def _init_script(modules: list[str]) -> str:
-    lines = [f'/bin/busybox insmod /modules/{name}.ko || fail "load the module {name}"\n' for name in modules]
+    lines = ""
+    if _DISK_DRIVER in modules:
+        lines += _DISKS.format(name=_DISK_DRIVER)
+    if others := [name for name in modules if name != _DISK_DRIVER]:
+        lines += _OTHERS.format(names=" ".join(others))
     return _INIT.format(
-        modules="".join(lines),
+        modules=lines,
         device=SYSTEM_DEVICE,
         turns=DEVICE_WAIT_SECONDS * 100,
         seconds=DEVICE_WAIT_SECONDS,
+        sectors=READ_AHEAD_KIB * 2,
     )
 
 
-def _load_order(modules_dir: Path) -> list[tuple[str, bytes]]:
-    """Names and contents of the modules to load, each after those it depends on."""
+def _module_entries(folder: str, modules: list[_Module]) -> Iterator[_Entry]:
+    """The modules and the list of what each needs, where ``modprobe`` looks for them."""
+    parents = PurePosixPath(folder).parts
+    for depth in range(1, len(parents) + 1):
+        yield _Entry("/".join(parents[:depth]), stat.S_IFDIR | 0o755)
+    for module in modules:
+        yield _Entry(f"{folder}/{module.name}.ko", stat.S_IFREG | 0o644, module.data)
+    lines = [f"{module.name}.ko: {' '.join(f'{need}.ko' for need in module.needs)}\n" for module in modules]
+    yield _Entry(f"{folder}/modules.dep", stat.S_IFREG | 0o644, "".join(lines).encode())
+
+
+def _load_order(modules_dir: Path) -> list[_Module]:
+    """The modules to load, each after those it needs."""
     try:
         dependencies = _read_dependencies(modules_dir / "modules.dep")
         built_in = {_module_name(line) for line in (modules_dir / "modules.builtin").read_text().splitlines()}
@@ -102,7 +145,14 @@ def _load_order(modules_dir: Path) -> list[tuple[str, bytes]]:
     for name in map(_module_name, (*REQUIRED_MODULES, *OPTIONAL_MODULES)):
         if name in paths:
             _add(paths[name], dependencies, order)
-    return [(_module_name(path), _read_module(modules_dir / path)) for path in order]
+    return [
+        _Module(
+            _module_name(path),
+            tuple(_module_name(need) for need in dependencies[path]),
+            _read_module(modules_dir / path),
+        )
+        for path in order
+    ]
 
 
 def _add(path: str, dependencies: dict[str, list[str]], order: list[str], above: tuple[str, ...] = ()) -> None:
@@ -139,9 +189,18 @@ def _read_module(path: Path) -> bytes:
                 pass
     except (OSError, EOFError, lzma.LZMAError, subprocess.CalledProcessError) as error:
         raise InvalidInputError(f"cannot read the module {path}: {error}") from error
-    if not data.startswith(b"\x7fELF"):
+    if not data.startswith(_ELF):
         raise InvalidInputError(f"the module {path} is not an ELF file")
-    return data
+    return _without_signature(data)
+
+
+def _without_signature(module: bytes) -> bytes:
+    """A zone trusts its initrd as it trusts its kernel, and checking each signature would hold up the start."""
+    if not module.endswith(_SIGNATURE):
+        return module
+    end = len(module) - len(_SIGNATURE)
+    length = int.from_bytes(module[end - 4 : end], "big")
+    return module[: max(len(_ELF), end - _SIGNATURE_STRUCT_SIZE - length)]
 
 
 def _unzstd(path: Path) -> bytes:

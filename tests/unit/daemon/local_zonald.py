@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.unit.daemon.local_zones import open_local_services
 from zonal.daemon.main import Config, serve
-from zonal.daemon.notify import log_to_stderr
+from zonal.service import log_to_stderr
 
 if __name__ == "__main__":
     log_to_stderr("info")

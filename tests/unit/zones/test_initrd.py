@@ -69,21 +69,45 @@ def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 def test_modules_come_with_what_they_need_and_in_order(tmp_path: Path, busybox: Path) -> None:
     found = entries(build_initrd(make_modules(tmp_path, COMPLETE, BUILT_IN), busybox))
-    modules = {name: data for name, (_, data) in found.items() if name.startswith("modules/")}
+    folder = "lib/modules/6.12-test"
+    modules = {Path(name).name: data for name, (_, data) in found.items() if name.endswith(".ko")}
     assert modules == {
-        "modules/crc.ko": ELF + b"kernel/lib/crc.ko.xz",
-        "modules/erofs.ko": ELF + b"kernel/fs/erofs.ko.xz",
-        "modules/other.ko": ELF + b"kernel/lib/other.ko",
-        "modules/xen_blkfront.ko": ELF + b"kernel/block/xen-blkfront.ko",
-        "modules/xen_evtchn.ko": ELF + b"kernel/xen/xen-evtchn.ko.gz",
-        "modules/xen_gntalloc.ko": ELF + b"kernel/xen/xen_gntalloc.ko",
-        "modules/xen_netfront.ko": ELF + b"kernel/net/xen-netfront.ko",
+        "crc.ko": ELF + b"kernel/lib/crc.ko.xz",
+        "erofs.ko": ELF + b"kernel/fs/erofs.ko.xz",
+        "other.ko": ELF + b"kernel/lib/other.ko",
+        "xen_blkfront.ko": ELF + b"kernel/block/xen-blkfront.ko",
+        "xen_evtchn.ko": ELF + b"kernel/xen/xen-evtchn.ko.gz",
+        "xen_gntalloc.ko": ELF + b"kernel/xen/xen_gntalloc.ko",
+        "xen_netfront.ko": ELF + b"kernel/net/xen-netfront.ko",
     }
-    script = found["init"][1].decode()
-    loaded = [line.split("/modules/")[1].split(".")[0] for line in script.splitlines() if "insmod" in line]
-    assert sorted(loaded) == sorted(Path(name).stem for name in modules)
-    assert loaded.index("crc") < loaded.index("erofs")
-    assert loaded.index("crc") < loaded.index("other") < loaded.index("xen_gntalloc")
+    for parent in ("lib", "lib/modules", folder):
+        assert stat.S_ISDIR(found[parent][0])
+    assert {f"{folder}/{name}" for name in modules} < set(found)
+    assert found[f"{folder}/modules.dep"][1].decode().splitlines() == [
+        "xen_blkfront.ko: ",
+        "crc.ko: ",
+        "erofs.ko: crc.ko",
+        "xen_evtchn.ko: ",
+        "other.ko: crc.ko",
+        "xen_gntalloc.ko: crc.ko other.ko",
+        "xen_netfront.ko: ",
+    ]
+
+
+def test_the_disks_driver_connects_while_the_others_are_loaded(tmp_path: Path, busybox: Path) -> None:
+    _, script = entries(build_initrd(make_modules(tmp_path, COMPLETE, BUILT_IN), busybox))["init"]
+    disks, others = [line for line in script.decode().splitlines() if "modprobe" in line]
+    assert "modprobe xen_blkfront" in disks
+    assert disks.endswith("&")
+    assert "modprobe -a crc erofs xen_evtchn other xen_gntalloc xen_netfront ||" in others
+
+
+def test_signatures_are_not_carried_along(tmp_path: Path, busybox: Path) -> None:
+    modules = make_modules(tmp_path, COMPLETE, BUILT_IN)
+    signature = bytes(range(200)) + bytes(8) + (200).to_bytes(4, "big") + b"~Module signature appended~\n"
+    (modules / "kernel/block/xen-blkfront.ko").write_bytes(ELF + b"driver" + signature)
+    found = entries(build_initrd(modules, busybox))
+    assert found["lib/modules/6.12-test/xen_blkfront.ko"][1] == ELF + b"driver"
 
 
 def test_the_archive_has_what_the_kernel_looks_for(busybox: Path) -> None:
@@ -94,7 +118,7 @@ def test_the_archive_has_what_the_kernel_looks_for(busybox: Path) -> None:
     mode, script = found["init"]
     assert mode == stat.S_IFREG | 0o755
     assert script.startswith(b"#!/bin/busybox sh\n")
-    assert b"insmod" not in script
+    assert b"modprobe" not in script
 
 
 def test_the_script_is_one_that_a_shell_takes(tmp_path: Path, busybox: Path) -> None:

@@ -33,6 +33,8 @@ SHUTDOWN_CRASH = 3
 SHUTDOWN_WATCHDOG = 4
 
 TSC_MODE_NEVER_EMULATE = 2
+XEN_X86_EMU_PIT = 1 << 8
+"""The one emulated device that a PV domain may have (``public/arch-x86/xen.h``)."""
 
 
 class DomctlCreatedomain(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""Telling systemd how far we are (sd_notify(3)), and log lines that its journal understands."""
+"""As a service of systemd: telling it how far we are (sd_notify(3)), and log lines that its journal understands."""
 
 from __future__ import annotations
 
