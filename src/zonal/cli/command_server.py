@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from zonal.cli import timing
+from zonal.cli import connect, timing
 from zonal.cli.start import DECLINED, DESCRIPTORS, EXITED, FORWARDED, KILLED, PROTOCOL, SOCKET, root_identity
 from zonal.service import log_to_stderr, notify
 
@@ -177,6 +177,7 @@ class CommandServer:
 def main(path: str = SOCKET) -> NoReturn:
     """The service ``zonal-command``, for commands of the user that it runs as: root."""
     log_to_stderr("info")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name in _PRELOADED:
         importlib.import_module(name)
     # Forks write into what the collector looks at; what is there now stays for good.
@@ -210,6 +211,7 @@ def _work(link: socket.socket) -> NoReturn:
     kind, status = EXITED, 1
     client: socket.socket | None = None
     try:
+        connect.open_ahead()
         _, descriptors, _, _ = socket.recv_fds(link, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if not descriptors:
             os._exit(0)  # The server has gone.

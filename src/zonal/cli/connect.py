@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +81,33 @@ def on_xen_host() -> bool:
 def open_socket(path: Path) -> grpc.Channel:
     """A channel to the zonald on a unix socket. Raises ``ZonalError`` when none answers there."""
     _check_socket(path)
+    ahead = _ahead.pop(path, None)
+    if ahead:
+        if ahead.connected:
+            return ahead.channel
+        ahead.channel.close()
     import grpc
 
     return grpc.insecure_channel(f"unix:{path}", options=_CHANNEL_OPTIONS)
+
+
+def open_ahead(path: Path = DEFAULT_SOCKET) -> None:
+    """Makes the connection that ``open_socket`` will be asked for, in a process that waits for its command."""
+    with suppress(ZonalError):
+        _ahead[path] = _Ahead(open_socket(path))
+
+
+class _Ahead:
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self.connected = False
+        channel.subscribe(self._changed, try_to_connect=True)
+
+    def _changed(self, state: grpc.ChannelConnectivity) -> None:
+        self.connected = state.name == "READY"
+
+
+_ahead: dict[Path, _Ahead] = {}
 
 
 def open_lab(endpoint: Endpoint) -> grpc.Channel:
