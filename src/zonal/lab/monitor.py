@@ -104,8 +104,9 @@ class GuestAgent:
         self._writer = writer
 
     async def set_clock(self) -> None:
-        """Sets the lab's clock to this machine's."""
-        await self.run("date", "--utc", "--set", f"@{time.time():.6f}")
+        """Sets the lab's clock to this machine's, to half a second."""
+        # The static busybox starts in half of the time of coreutils' date.
+        await self.run("/usr/bin/busybox", "date", "-u", "-s", f"@{time.time():.0f}")
 
     async def run(self, program: str, *arguments: str) -> bytes:
         """Runs a program as root and gives its output; raises `UnavailableError` when it fails."""

@@ -137,10 +137,11 @@ async def _ready(paths: LabPaths, run: Run, alarms: EventListener, seconds: floa
     try:
         async with asyncio.TaskGroup() as group:
             alarm = group.create_task(_fail_at(alarms))
-            clock = group.create_task(_set_clock(paths)) if resumed else None
-            await answer(endpoint(paths, run.zonald_port), seconds)
-            if clock is not None:
-                await clock
+            if resumed:
+                # A lab is saved only while zonald answers; so what is left to see is that its host goes on.
+                await _set_clock(paths, seconds)
+            else:
+                await answer(endpoint(paths, run.zonald_port), seconds)
             alarm.cancel()
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
@@ -156,9 +157,12 @@ def _is_alarm(data: object) -> bool:
     return fields.get("id") == ALARM and fields.get("open") is True
 
 
-async def _set_clock(paths: LabPaths) -> None:
-    async with guest_agent(paths) as agent:
-        await agent.set_clock()
+async def _set_clock(paths: LabPaths, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds), guest_agent(paths) as agent:
+            await agent.set_clock()
+    except TimeoutError as error:
+        raise DeadlineError(f"the host in the lab {paths.name} does not answer within {seconds:g} s") from error
 
 
 async def _while_alive(client: QMPClient, paths: LabPaths, work: Awaitable[T]) -> T:
