@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO := src/zonal/api/control.proto
 STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
 
-.PHONY: run test test-unit test-lab test-all lint format bench soak setup setup-dev clean
+.PHONY: run test test-unit test-lab lint format bench soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -17,11 +17,7 @@ test-unit: setup-dev
 	$(BIN)/pytest tests/unit
 
 test-lab: setup-dev
-	$(BIN)/pytest tests/lab/test_layouts.py tests/lab/test_run.py tests/lab/test_zones.py tests/lab/test_bad_input.py
-
-# Beyond `make test`: the lab's own failures, thirty runs that leave nothing, and tests/host inside of the lab's host.
-test-all: test
-	$(BIN)/pytest tests/lab/test_lab.py tests/lab/test_leaks.py tests/lab/test_host_suites.py
+	$(BIN)/pytest tests/lab
 
 lint: setup-dev
 	$(BIN)/ruff check .

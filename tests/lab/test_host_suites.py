@@ -1,4 +1,4 @@
-"""The tests in ``tests/host`` need Xen under their feet: each file runs with pytest inside of the lab's host."""
+"""The tests in ``tests/host`` need Xen under their feet: each room's run with pytest inside of the lab's host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from tests.lab.conftest import PROJECT, Lab
 
-SUITES = sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "tests/host").rglob("test_*.py"))
+SUITES = sorted(
+    str(path.relative_to(PROJECT)) for path in (PROJECT / "tests/host").iterdir() if list(path.glob("test_*"))
+)
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -18,4 +20,4 @@ def test_in_the_host(lab: Lab, suite: str) -> None:
 
 
 def test_every_suite_is_found() -> None:
-    assert {Path(suite).parent.name for suite in SUITES} >= {"agent", "images", "xen"}
+    assert {Path(suite).name for suite in SUITES} == {"agent", "images", "xen"}

@@ -114,7 +114,7 @@ def open_lab(endpoint: Endpoint) -> grpc.Channel:
     """A channel to the zonald of a lab."""
     import grpc
 
-    return grpc.secure_channel(endpoint.target, endpoint.credentials, options=(*_CHANNEL_OPTIONS, *endpoint.options))
+    return grpc.secure_channel(endpoint.target, endpoint.credentials, options=_CHANNEL_OPTIONS)
 
 
 def lab_up(name: str | None) -> Endpoint:

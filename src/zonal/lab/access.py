@@ -18,11 +18,13 @@ from zonal.lab.commands import environment
 from zonal.lab.paths import LabPaths
 from zonal.lab.requirements import require
 
-# A lab that has just begun to listen must be found within moments, not after gRPC's patient back-off.
+# A lab that has just begun to listen must be found within moments, not after gRPC's patient back-off. The second number
+# is also how long one attempt may take: QEMU takes connections that nobody in the lab listens for yet. Only for whoever
+# tries again: on a busy host a handshake may well take longer.
 _EAGER = (
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
 )
 
 
@@ -37,12 +39,6 @@ class Endpoint:
     target: str
     """As gRPC takes it, such as ``127.0.0.1:40123``."""
     credentials: grpc.ChannelCredentials
-    options: tuple[tuple[str, int], ...] = _EAGER
-    """Channel arguments that suit a lab."""
-
-    def channel(self) -> grpc.aio.Channel:
-        """A new channel; the caller closes it."""
-        return grpc.aio.secure_channel(self.target, self.credentials, options=list(self.options))
 
 
 def endpoint(paths: LabPaths, port: int) -> Endpoint:
@@ -54,13 +50,17 @@ def endpoint(paths: LabPaths, port: int) -> Endpoint:
 async def answer(reached: Endpoint, seconds: float) -> InfoReply:
     """What zonald says of itself, once it answers; raises `UnavailableError` when it does not within ``seconds``."""
     try:
-        async with asyncio.timeout(seconds), reached.channel() as channel:
+        async with asyncio.timeout(seconds), _channel(reached) as channel:
             # The generated stub has no types.
             call = cast("Any", ControlStub)(channel).Info(InfoRequest(), wait_for_ready=True)
             return cast("InfoReply", await call)
     except (TimeoutError, grpc.aio.AioRpcError) as error:
         reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else f"no answer in {seconds:.0f} s"
         raise UnavailableError(f"zonald in the lab does not answer on {reached.target}: {reason}") from error
+
+
+def _channel(reached: Endpoint) -> grpc.aio.Channel:
+    return grpc.aio.secure_channel(reached.target, reached.credentials, options=list(_EAGER))
 
 
 def ssh_command(paths: LabPaths, port: int, command: Sequence[str], *, terminal: bool = False) -> list[str]:

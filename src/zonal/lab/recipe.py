@@ -81,14 +81,7 @@ MASKED_GENERATORS = (
     *("integritysetup", "rc-local", "run", "ssh", "system-update", "sysv", "tpm2", "veritysetup"),
 )
 """Of systemd's generators, by what stands before ``-generator``."""
-ENABLED_UNITS = (
-    "zonald.service",
-    "zonal-command.service",
-    "zonal-command.service",
-    "zonal-xenstored.service",
-    "zonal-agent.service",
-    "ssh.service",
-)
+ENABLED_UNITS = ("zonald.service", "zonal-xenstored.service", "zonal-agent.service", "ssh.service")
 
 # Needed only outside: the lab inside the lab is none.
 _OUTSIDE_ONLY = frozenset({"qemu-qmp", "cryptography"})

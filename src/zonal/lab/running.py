@@ -74,7 +74,8 @@ async def take_snapshot(paths: LabPaths, state: LabState, run: Run) -> LabState:
 async def _sync(paths: LabPaths) -> None:
     try:
         async with asyncio.timeout(_SYNC_SECONDS), guest_agent(paths) as agent:
-            await agent.run("sync")
+            # What still starts beside zonald would start again at each resume.
+            await agent.run("sh", "-c", "systemctl start zonal-command.service; sync")
     except TimeoutError as error:
         raise DeadlineError(
             f"the host in the lab {paths.name} does not answer",
