@@ -102,7 +102,8 @@ class CommandServer:
     def _welcome(self, client: socket.socket) -> bool:
         _, user = _peer(client)
         if user != os.geteuid():
-            log.warning("refused a client of user %d", user)
+            log.warning("a client of user %d is left to itself", user)
+            _answer(client, DECLINED, 0)
             return False
         if len(self._workers) > MAX_WORKERS:
             _answer(client, DECLINED, 0)
