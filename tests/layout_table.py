@@ -112,6 +112,7 @@ CONTROL_NUMBERS = {
     "XEN_DOMINF_running": domctl.XEN_DOMINF_RUNNING,
     "XEN_DOMINF_shutdownshift": domctl.XEN_DOMINF_SHUTDOWNSHIFT,
     "XEN_DOMINF_shutdownmask": domctl.XEN_DOMINF_SHUTDOWNMASK,
+    "XEN_X86_EMU_PIT": domctl.XEN_X86_EMU_PIT,
     "SHUTDOWN_poweroff": domctl.SHUTDOWN_POWEROFF,
     "SHUTDOWN_crash": domctl.SHUTDOWN_CRASH,
     "XEN_SYSCTL_readconsole": sysctl.XEN_SYSCTL_READCONSOLE,

@@ -20,6 +20,7 @@ from types import FrameType
 from zonal.api import control_pb2 as pb
 from zonal.cli.client import CallCancelled, Control, Replies
 from zonal.cli.errors import warn
+from zonal.cli.start import FORWARDED
 from zonal.cli.terminal import DetachKeys, raw_mode, terminal_size
 from zonal.errors import ZonalError
 
@@ -27,7 +28,6 @@ STDIN_CHUNK = 32 << 10
 STDIN_AHEAD = 4
 """Chunks read from stdin that gRPC has not taken yet."""
 BROKEN_PIPE = 128 + signal.SIGPIPE
-FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LEAVE_AFTER = 3
 """Interrupts after which the client leaves the zone alone, as docker does."""
 

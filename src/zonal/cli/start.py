@@ -21,7 +21,8 @@ else:
 
 SOCKET = "/run/zonal/command.sock"
 PROTOCOL = b"zonal-command-1"
-FORWARDED = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"))
+FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals meant for the command: passed on to whatever runs it."""
 DESCRIPTORS = 4
 """Passed with a request: standard input, output and error, and the working directory."""
 EXITED, KILLED, DECLINED = b"x", b"k", b"n"
@@ -104,7 +105,7 @@ def _receive(link: _socket.socket) -> bytes:
     while len(answer) < 2:
         data = link.recv(2 - len(answer))
         if not data:
-            break
+            return b""
         answer += data
     return answer
 

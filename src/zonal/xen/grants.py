@@ -20,9 +20,6 @@ GNTDEV = Path("/dev/xen/gntdev")
 GNTALLOC = Path("/dev/xen/gntalloc")
 PAGE_SIZE = 4096
 
-RESERVED_XENSTORE = 1
-"""``GNTTAB_RESERVED_XENSTORE``: the same for the zone's ring to the store."""
-
 # _IOC(_IOC_NONE, 'G', number, size). The sizes are those of the structures with one element in their array.
 MAP_GRANT_REF = 24 << 16 | ord("G") << 8 | 0
 UNMAP_GRANT_REF = 16 << 16 | ord("G") << 8 | 1

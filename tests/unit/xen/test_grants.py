@@ -18,7 +18,6 @@ def test_numbers_are_those_of_the_headers() -> None:
         "IOCTL_GNTDEV_SET_UNMAP_NOTIFY": grants.SET_UNMAP_NOTIFY,
         "UNMAP_NOTIFY_CLEAR_BYTE": grants.UNMAP_NOTIFY_CLEAR_BYTE,
         "UNMAP_NOTIFY_SEND_EVENT": grants.UNMAP_NOTIFY_SEND_EVENT,
-        "GNTTAB_RESERVED_XENSTORE": grants.RESERVED_XENSTORE,
     }
     offering = {
         "IOCTL_GNTALLOC_ALLOC_GREF": grants.ALLOC_GREF,
