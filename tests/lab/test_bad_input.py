@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.driver import IMAGE, Host, NamedLab, assert_nothing_left
+from tests.unit.xen.test_build_kernel import elf_kernel
+from zonal.daemon.main import AGENT_TIMEOUT_VARIABLE
 
 pytestmark = pytest.mark.lab
 
@@ -151,6 +153,31 @@ def test_a_kernel_that_is_no_good(host: Host, spoil: Callable[[bytes], bytes], t
     assert done.returncode == 125
     assert said(done).startswith("zonal: ")
     assert host.zones() == []
+
+
+@pytest.fixture
+def impatient(host: Host) -> Iterator[Host]:
+    """The host with a zonald that gives a zone's agent 20 s to answer."""
+    folder = "/run/systemd/system/zonald.service.d"
+
+    def restart(change: str) -> None:
+        host.shell(f"{change}; systemctl daemon-reload; systemctl restart zonald")
+        host.until_zonald_answers()
+
+    setting = f"[Service]\\nEnvironment={AGENT_TIMEOUT_VARIABLE}=20\\n"
+    restart(f"mkdir -p {folder}; printf '{setting}' > {folder}/impatient.conf")
+    yield host
+    restart(f"rm {folder}/impatient.conf")
+
+
+def test_an_agent_that_never_answers(impatient: Host, tmp_path: Path) -> None:
+    """A kernel whose first instruction is its last: it spins for ever, and says nothing."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(elf_kernel(code=b"\x90" * 4096 + b"\xf3\x90\xeb\xfc"))  # pause; jmp to it
+    done = impatient.zonal("run", "--rm", "-m", "128M", "--kernel", str(kernel), IMAGE, "true")
+    assert done.returncode == 125
+    assert "its agent did not answer within 20 s" in said(done)
+    assert impatient.zones() == []
 
 
 def test_an_image_in_use_is_kept(host: Host) -> None:

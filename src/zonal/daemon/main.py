@@ -30,21 +30,26 @@ log = logging.getLogger("zonald")
 PRIVCMD = Path("/dev/xen/privcmd")
 DEFAULT_SOCKET = Path("/run/zonal/zonald.sock")
 DEFAULT_STATE = Path("/var/lib/zonal")
+DEFAULT_AGENT_TIMEOUT = 120.0
+"""Ten times what an emulated machine needs under load."""
+AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
 SPOOL = "spool"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
-ServicesOpener = Callable[[Path], "AbstractAsyncContextManager[Services]"]
-"""Opens the services on a state folder, for as long as the block lasts."""
+ServicesOpener = Callable[["Config"], "AbstractAsyncContextManager[Services]"]
+"""Opens the services on the state folder of a configuration, for as long as the block lasts."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Where zonald listens and keeps its state."""
+    """Where zonald listens and keeps its state, and how patient it is."""
 
     socket: Path = DEFAULT_SOCKET
     state: Path = DEFAULT_STATE
     tls: TlsListener | None = None
+    agent_timeout: float = DEFAULT_AGENT_TIMEOUT
+    """Seconds that a zone's kernel and agent may take until the agent answers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,7 +87,7 @@ async def serve(config: Config, open_services: ServicesOpener) -> None:
             prepare_folder(folder)
         stack.enter_context(only_instance(config.state / "zonald.lock"))
         stack.enter_context(only_instance(config.socket.with_name(config.socket.name + ".lock")))
-        services = await stack.enter_async_context(open_services(config.state))
+        services = await stack.enter_async_context(open_services(config))
         await stack.enter_async_context(serving(services, config.socket, config.tls))
         log.info("ready on %s", config.socket)
         notify("READY=1")
@@ -128,7 +133,25 @@ def _config(options: argparse.Namespace) -> Config:
         from zonal.daemon.server import TlsListener
 
         tls = TlsListener(address=options.listen_tls, folder=options.tls_dir)
-    return Config(socket=options.socket.absolute(), state=options.state_dir.absolute(), tls=tls)
+    return Config(
+        socket=options.socket.absolute(),
+        state=options.state_dir.absolute(),
+        tls=tls,
+        agent_timeout=_seconds(options.agent_timeout),
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86400:
+        raise InvalidInputError(
+            f"--agent-timeout {text!r} is not a number of seconds from 1 to 86400",
+            hint=f"give one such as {DEFAULT_AGENT_TIMEOUT:g}, or set {AGENT_TIMEOUT_VARIABLE} to it",
+        )
+    return seconds
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -137,6 +160,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--state-dir", type=Path, default=DEFAULT_STATE, help="folder (default: %(default)s)")
     parser.add_argument("--listen-tls", metavar="HOST:PORT", help="listen there too, for clients with a certificate")
     parser.add_argument("--tls-dir", type=Path, help="folder of ca.pem, server.pem and server.key")
+    parser.add_argument(
+        "--agent-timeout",
+        metavar="SECONDS",
+        default=os.environ.get(AGENT_TIMEOUT_VARIABLE) or str(DEFAULT_AGENT_TIMEOUT),
+        help="how long a new zone may take until its agent answers (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser.parse_args(arguments)
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from zonal.daemon.control import Services
-from zonal.daemon.main import prepare_spool
+from zonal.daemon.main import Config, prepare_spool
 from zonal.daemon.services import KernelInfo
 from zonal.images.kernels import Kernel, KernelStore
 from zonal.images.store import ImageStore
@@ -18,15 +18,18 @@ from zonal.zones.lifecycle import open_zones
 
 
 @asynccontextmanager
-async def open_services(state: Path) -> AsyncGenerator[Services]:
-    """Opens everything on a state folder, and takes back the zones that run; for as long as the block lasts."""
+async def open_services(config: Config) -> AsyncGenerator[Services]:
+    """Opens everything as ``config`` has it, and takes back the zones that run; for as long as the block lasts."""
+    state = config.state
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(open_host())
         images = ImageStore.open(state / "images")
         stack.callback(images.close)
         kernels = KernelStore(state / "kernels")
         boot = BootFileStore(kernels, state / "system")
-        zones = await stack.enter_async_context(open_zones(host, images, boot, state))
+        zones = await stack.enter_async_context(
+            open_zones(host, images, boot, state, agent_timeout=config.agent_timeout)
+        )
         yield Services(zones=zones, images=images, kernels=Kernels(kernels), spool=prepare_spool(state))
 
 

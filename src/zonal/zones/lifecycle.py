@@ -56,6 +56,8 @@ class ZoneManager:
         records: ZoneStore,
         folder: Path,
         lives: asyncio.TaskGroup,
+        *,
+        agent_timeout: float,
     ) -> None:
         self._host = host
         self._images = images
@@ -63,6 +65,7 @@ class ZoneManager:
         self._records = records
         self._folder = folder
         self._lives = lives
+        self._agent_timeout = agent_timeout
         self._live: dict[str, LiveZone] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -84,7 +87,7 @@ class ZoneManager:
         self._records.add(
             ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), boot_id=_boot_id())
         )
-        zone = LiveZone(self._host, self._records, spec, self._zone_folder(spec.id), clock, attached=not spec.detach)
+        zone = self._zone(spec, clock, attached=not spec.detach)
         task = self._begin(zone, lambda stack: self._launch(zone, stack))
         try:
             await asyncio.shield(zone.launched)
@@ -205,14 +208,7 @@ class ZoneManager:
             reason = "its domain was gone when zonald started" if same else "the host was restarted"
             self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
             return
-        zone = LiveZone(
-            self._host,
-            self._records,
-            record.spec,
-            self._zone_folder(record.id),
-            PhaseClock(time.monotonic_ns()),
-            attached=False,
-        )
+        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()), attached=False)
         domain_id = info.domain_id
         port = await self._host.store.read_int(f"{domain_path(domain_id)}/console/port", 1, 1 << 20)
         epoch = os.urandom(8).hex()
@@ -224,6 +220,17 @@ class ZoneManager:
             log.info("zone %s taken over, domain %d", record.name, domain_id)
 
         self._begin(zone, take_over)
+
+    def _zone(self, spec: ZoneSpec, clock: PhaseClock, *, attached: bool) -> LiveZone:
+        return LiveZone(
+            self._host,
+            self._records,
+            spec,
+            self._zone_folder(spec.id),
+            clock,
+            agent_timeout=self._agent_timeout,
+            attached=attached,
+        )
 
     def _begin(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
         self._live[zone.spec.id] = zone
@@ -353,16 +360,18 @@ class ZoneManager:
 
 
 @asynccontextmanager
-async def open_zones(host: XenHost, images: ImageStore, boot: BootSource, state: Path) -> AsyncGenerator[ZoneManager]:
+async def open_zones(
+    host: XenHost, images: ImageStore, boot: BootSource, state: Path, *, agent_timeout: float
+) -> AsyncGenerator[ZoneManager]:
     """All zones of this host, for as long as the block lasts; zones that run then go on without us.
 
-    ``state``: the daemon's folder.
+    ``state``: the daemon's folder; ``agent_timeout``: seconds until a new zone's agent has to answer.
     """
     folder = state / "zones"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ZoneStore.open(state / "state.sqlite") as records:
         async with asyncio.TaskGroup() as lives:
-            manager = ZoneManager(host, images, boot, records, folder, lives)
+            manager = ZoneManager(host, images, boot, records, folder, lives, agent_timeout=agent_timeout)
             await manager.take_back()
             try:
                 yield manager

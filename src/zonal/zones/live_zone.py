@@ -49,8 +49,6 @@ log = logging.getLogger(__name__)
 WORKLOAD = "workload"
 STDIN, STDOUT, STDERR = 1, 2, 3
 """Numbers of the workload's streams on the channel."""
-START_TIMEOUT = 120.0
-"""Seconds from the domain's first instruction to the agent's HELLO; emulated machines are slow."""
 CALL_TIMEOUT = 60.0
 DRAIN_TIMEOUT = 20.0
 """Seconds without any output after the workload's end, after which its streams count as ended."""
@@ -80,8 +78,17 @@ class LiveZone:
     """See the module. ``launched`` and ``ended`` are for others to await; the task that lives it sets them."""
 
     def __init__(
-        self, host: XenHost, records: ZoneStore, spec: ZoneSpec, folder: Path, clock: PhaseClock, *, attached: bool
+        self,
+        host: XenHost,
+        records: ZoneStore,
+        spec: ZoneSpec,
+        folder: Path,
+        clock: PhaseClock,
+        *,
+        agent_timeout: float,
+        attached: bool,
     ) -> None:
+        """``agent_timeout``: seconds from the domain's first instruction to the agent's HELLO."""
         loop = asyncio.get_running_loop()
         self.spec = spec
         self.folder = folder
@@ -96,6 +103,7 @@ class LiveZone:
         """Why somebody had the domain destroyed; empty if nobody did."""
         self._host = host
         self._records = records
+        self._agent_timeout = agent_timeout
         self._session: Session | None = None
         self._output: OutputLog | None = None
         self._console_log: ConsoleLog | None = None
@@ -148,7 +156,7 @@ class LiveZone:
         started = clock.now()
         async with _while_watching(self._watch_domain()):
             session = await self._open_session(stack, spec.id[:16])
-            greeting = await session.greeted(START_TIMEOUT)
+            greeting = await session.greeted(self._agent_timeout)
             ready = clock.now()
             agent_ns = max(0, min(greeting.ready_ns - greeting.started_ns, ready - started))
             clock.add("kernel", started, ready - agent_ns)
@@ -170,7 +178,7 @@ class LiveZone:
             assert self._output is not None
             kept = self._output.offsets
             session = await self._open_session(stack, epoch, {STDOUT: kept[1], STDERR: kept[2]})
-            await session.greeted(START_TIMEOUT)
+            await session.greeted(self._agent_timeout)
         self._outputs = [
             (1 if number == STDOUT else 2, reader)
             for number, reader in session.outputs.items()
@@ -279,12 +287,12 @@ class LiveZone:
                 self._host.grants,
                 self.domain_id,
                 path,
-                timeout=START_TIMEOUT,
+                timeout=self._agent_timeout,
                 epoch=epoch,
             )
         except DeadlineError as error:
-            raise self._failed(f"its agent did not answer within {START_TIMEOUT:g} s") from error
-        session = await stack.enter_async_context(open_session(channel, consumed=consumed, timeout=START_TIMEOUT))
+            raise self._failed(f"its agent did not answer within {self._agent_timeout:g} s") from error
+        session = await stack.enter_async_context(open_session(channel, consumed=consumed, timeout=self._agent_timeout))
         self._session = session
         return session
 

@@ -12,4 +12,5 @@ from zonal.service import log_to_stderr
 
 if __name__ == "__main__":
     log_to_stderr("info")
-    asyncio.run(serve(Config(socket=Path(sys.argv[1]), state=Path(sys.argv[2])), open_local_services))
+    local = Config(socket=Path(sys.argv[1]), state=Path(sys.argv[2]))
+    asyncio.run(serve(local, lambda config: open_local_services(config.state)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import errno
 import fcntl
 import os
@@ -93,8 +94,10 @@ class LocalZone:
             self._set_size(size)
 
     async def signal(self, number: int) -> None:
+        # A process may be gone before its end has been read here: a signal to it is none, as with a real zone.
         if not self.ended.is_set():
-            os.killpg(self._process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     async def wait(self) -> ExitResult:
         await self.ended.wait()

@@ -150,6 +150,13 @@ def test_a_listener_without_certificates_is_refused() -> None:
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "zonald: --listen-tls needs --tls-dir")
 
 
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan", "86401"])
+def test_a_patience_that_is_none_is_refused(text: str) -> None:
+    done = run_main(f"--agent-timeout={text}")
+    assert done.returncode == 1
+    assert repr(text) in done.stderr.splitlines()[0]
+
+
 class Authority:
     """A certificate authority for one test."""
 

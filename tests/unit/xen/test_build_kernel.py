@@ -29,7 +29,9 @@ def note(kind: int, value: bytes) -> bytes:
     return struct.pack("<III", 4, len(value), kind) + b"Xen\0" + value + b"\0" * (-len(value) % 4)
 
 
-def elf_kernel(*, entry: int = ENTRY, notes: bool = True, machine: int = 62, file_size: int | None = None) -> bytes:
+def elf_kernel(
+    *, entry: int = ENTRY, notes: bool = True, machine: int = 62, file_size: int | None = None, code: bytes = CODE
+) -> bytes:
     """A small ELF file with one segment at 16 MiB and the notes of a PV kernel."""
     text = b"".join(
         [
@@ -47,10 +49,10 @@ def elf_kernel(*, entry: int = ENTRY, notes: bool = True, machine: int = 62, fil
         "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, machine, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0
     )
     load = struct.pack(
-        "<IIQQQQQQ", 1, 5, 4096, BASE + 0x1000000, 0x1000000, file_size or len(CODE), len(CODE) + 5000, 4096
+        "<IIQQQQQQ", 1, 5, 4096, BASE + 0x1000000, 0x1000000, file_size or len(code), len(code) + 5000, 4096
     )
     notes_header = struct.pack("<IIQQQQQQ", 4, 4, 512, 0, 0, len(text), len(text), 4)
-    return (header + load + notes_header).ljust(512, b"\0") + text.ljust(4096 - 512, b"\0") + CODE
+    return (header + load + notes_header).ljust(512, b"\0") + text.ljust(4096 - 512, b"\0") + code
 
 
 def lz4_legacy(data: bytes) -> bytes:
