@@ -5,6 +5,7 @@ Modules are imported only when their command is used: on an emulated host each c
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from zonal.cli.errors import show_error
-from zonal.errors import ZonalError
+from zonal.errors import ResourceExhaustedError, ZonalError
 
 _USAGE_STATUS = 125
 """Of a command line that makes no sense; docker's status for its own refusals."""
@@ -76,7 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has left, and nothing more can be said. Python itself must not try again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = _full_disk(error)
+        show_error(full)
+        status = full.exit_status
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _full_disk(error: OSError) -> ZonalError:
+    where = f" for {error.filename}" if error.filename else ""
+    return ResourceExhaustedError(
+        f"there is no space left{where}",
+        hint="free some space, or set ZONAL_CACHE (and TMPDIR) to a folder on a larger file system",
+    )
 
 
 if __name__ == "__main__":

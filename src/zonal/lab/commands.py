@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +51,41 @@ def started(
             if stream is not None:
                 stream.close()
         process.wait()
+
+
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """A stream of a tool that was started with a pipe there."""
+    if stream is None:
+        raise TypeError("the process was started without this pipe")
+    return stream
+
+
+class LastWords:
+    """What a tool says on a pipe, read beside everything else so that it never waits for us; its end is kept."""
+
+    def __init__(self, pipe: IO[bytes], on_line: Callable[[bytes], None] = lambda _: None) -> None:
+        self._pipe = pipe
+        self._on_line = on_line
+        self._tail: deque[bytes] = deque(maxlen=64)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def text(self) -> bytes:
+        """The end of what it said, once it has closed its pipe."""
+        self._thread.join()
+        return b"".join(self._tail)
+
+    def _read(self) -> None:
+        # Whoever closes the pipe on our side has no use for the rest.
+        with suppress(ValueError):
+            while line := self._pipe.readline(_TAIL_BYTES):
+                self._tail.append(line)
+                self._on_line(line)
+
+
+def is_full_disk(line: bytes) -> bool:
+    """Whether a tool says that there is no space left."""
+    return _NO_SPACE.encode() in line
 
 
 def failure(tool: str, status: int, stderr: bytes, *, purpose: str, folder: Path | None = None) -> ZonalError:

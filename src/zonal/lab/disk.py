@@ -16,11 +16,10 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from zonal.errors import AccessDeniedError, UnavailableError
 from zonal.images import debian
-from zonal.lab.commands import environment, failure, located, run, started
+from zonal.lab.commands import LastWords, environment, failure, is_full_disk, located, pipe, run, started
 from zonal.lab.initrd import host_initrd
 from zonal.lab.paths import GIB, Cache, check_space, locked
 from zonal.lab.progress import Progress
@@ -144,15 +143,14 @@ def _workshop(disk: BaseDisk) -> Generator[Path]:
 def _fill(root: Path, recipe: Recipe, work: Path, progress: Progress) -> None:
     """Debian's packages and Python's, both fetched at the same time, and our own files, in ``root``."""
     wheels = work / "wheels"
-    wheels_log = work / "wheels.log"
     with ExitStack() as stack:
-        log = stack.enter_context(wheels_log.open("wb"))
-        pip = stack.enter_context(started(fetch_command(recipe.wheels, recipe.python, wheels), stdout=log, stderr=log))
+        pip = stack.enter_context(started(fetch_command(recipe.wheels, recipe.python, wheels)))
+        pip_said = LastWords(pipe(pip.stderr))
         with progress.step(f"Building Debian {recipe.suite} with Xen from packages") as step:
             _debian(root, recipe, work, step.detail)
         with progress.step("Fetching Python packages"):
             if pip.wait():
-                raise failure("pip", pip.returncode, wheels_log.read_bytes(), purpose=_PURPOSE, folder=work)
+                raise failure("pip", pip.returncode, pip_said.text(), purpose=_PURPOSE, folder=work)
     # Tests that packages ship are a third of their files; nothing imports them.
     for tests in [path for path in wheels.rglob("tests") if path.is_dir()]:
         shutil.rmtree(tests, ignore_errors=True)
@@ -179,30 +177,20 @@ def _debian(root: Path, recipe: Recipe, work: Path, detail: Callable[[str], None
     if mirrors is not None:
         sources_file = work / "debian.sources"
         sources_file.write_text(debian.apt_sources(debian.find_release(recipe.suite), mirrors))
-    log_path = work / "mmdebstrap.log"
     with ExitStack() as stack:
         builder = stack.enter_context(started(_mmdebstrap(recipe, sources_file), stdout=subprocess.PIPE))
         # Device nodes cannot be made in a user namespace, and the host mounts devtmpfs there.
         unpack = [*_as_namespace_root(), "tar", "--extract", "--numeric-owner", "--exclude=./dev/*"]
-        unpacker = stack.enter_context(started([*unpack, "--directory", str(root)], stdin=_pipe(builder.stdout)))
+        unpacker = stack.enter_context(started([*unpack, "--directory", str(root)], stdin=pipe(builder.stdout)))
         # Ours would keep mmdebstrap waiting for a reader, should tar end early.
-        _pipe(builder.stdout).close()
-        log = stack.enter_context(log_path.open("wb"))
-        for line in _pipe(builder.stderr):
-            log.write(line)
-            _tell(line, detail)
-        log.flush()
-        trouble = _pipe(unpacker.stderr).read()
+        pipe(builder.stdout).close()
+        built = LastWords(pipe(builder.stderr), lambda line: _tell(line, detail))
+        # On a full disk tar tries each file that is left, which is thousands.
+        unpacked = LastWords(pipe(unpacker.stderr), lambda line: unpacker.kill() if is_full_disk(line) else None)
         if unpacker.wait():
-            raise failure("tar", unpacker.returncode, trouble, purpose=_PURPOSE, folder=work)
+            raise failure("tar", unpacker.returncode, unpacked.text(), purpose=_PURPOSE, folder=work)
         if builder.wait():
-            raise failure("mmdebstrap", builder.returncode, log_path.read_bytes(), purpose=_PURPOSE, folder=work)
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise TypeError("the process was started without this pipe")
-    return stream
+            raise failure("mmdebstrap", builder.returncode, built.text(), purpose=_PURPOSE, folder=work)
 
 
 def _tell(line: bytes, detail: Callable[[str], None]) -> None:

@@ -51,6 +51,7 @@ FOR_TESTS = (
     Requirement("libxen-dev", "/usr/include/xen/domctl.h"),
     Requirement("skopeo", "skopeo"),
     Requirement("zstd", "zstd"),
+    Requirement("uidmap", "newuidmap"),
 )
 """Needed besides by the tests: peers to compare with, and the headers that layouts are checked against."""
 

@@ -95,6 +95,15 @@ async def power_off(paths: LabPaths) -> None:
         return
 
 
+async def is_stuck(paths: LabPaths, seconds: float) -> bool:
+    """Whether the running lab stands still because there was no space to write."""
+    try:
+        async with monitor(paths, seconds) as client:
+            return await status(client) == "io-error"
+    except (UnavailableError, DeadlineError):
+        return False  # it has ended meanwhile, or another command is at its monitor
+
+
 async def make_go_on(paths: LabPaths) -> None:
     """Lets a lab go on that stopped because there was no space to write; raises while there still is none."""
     async with monitor(paths) as client:

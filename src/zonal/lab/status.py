@@ -24,7 +24,8 @@ class Status:
     name: str
     condition: str
     """``absent``, ``asleep`` (down, with a snapshot to resume from), ``down``, ``starting``, ``up``, ``silent`` (runs,
-    but zonald does not answer) or ``damaged`` (only half there)."""
+    but zonald does not answer), ``stuck`` (stands still, for there is no space to write) or ``damaged`` (only half
+    there)."""
     folder: str
     spec: Spec | None = None
     accelerator: str | None = None
@@ -78,6 +79,7 @@ def status(name: str) -> Status:
 
 def _ask(paths: LabPaths, state: LabState) -> tuple[str, str | None, float | None]:
     from zonal.lab.access import answer, endpoint
+    from zonal.lab.running import is_stuck
 
     if state.run is None or not state.run.ready:
         return "starting", None, None
@@ -86,5 +88,5 @@ def _ask(paths: LabPaths, state: LabState) -> tuple[str, str | None, float | Non
         info = asyncio.run(answer(endpoint(paths, state.run.zonald_port), _ANSWER_SECONDS))
         middle = (begin + time.time_ns()) / 2
     except ZonalError:
-        return "silent", None, None
+        return ("stuck" if asyncio.run(is_stuck(paths, _ANSWER_SECONDS)) else "silent"), None, None
     return "up", info.version, (info.wall_clock_ns - middle) / 1e9

@@ -9,7 +9,7 @@ import pytest
 
 from zonal.errors import ResourceExhaustedError, UnavailableError
 from zonal.lab import requirements
-from zonal.lab.commands import run, started
+from zonal.lab.commands import LastWords, pipe, run, started
 
 
 def test_output_comes_back(tmp_path: Path) -> None:
@@ -39,3 +39,12 @@ def test_a_tool_does_not_outlive_its_block() -> None:
     with pytest.raises(RuntimeError), started(["sleep", "1000"], stderr=subprocess.DEVNULL) as process:
         raise RuntimeError
     assert process.returncode == -15
+
+
+def test_a_tool_that_says_much_is_not_kept_waiting_and_its_end_is_known() -> None:
+    lines: list[bytes] = []
+    with started(["sh", "-c", "yes trouble | head -n 50000 >&2; echo the reason >&2; exit 4"]) as process:
+        said = LastWords(pipe(process.stderr), lines.append)
+        assert process.wait(timeout=60) == 4
+        assert said.text().endswith(b"trouble\nthe reason\n")
+    assert len(lines) == 50_001
