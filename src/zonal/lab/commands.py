@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -40,13 +41,19 @@ def started(
 ) -> Generator[subprocess.Popen[bytes]]:
     """Starts a tool; when the block ends before the tool does, ends the tool."""
     process = subprocess.Popen(
-        located(argv), stdin=stdin, stdout=stdout, stderr=stderr, env={**environment(), **(extra or {})}
+        located(argv),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env={**environment(), **(extra or {})},
+        # mmdebstrap that fails sends SIGHUP to all of its process group: not to be ours.
+        start_new_session=True,
     )
     try:
         yield process
     finally:
         if process.poll() is None:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
