@@ -25,7 +25,7 @@ def the_host(lab: NamedLab) -> Iterator[Host]:
     before = host.snapshot()
     yield host
     host.remove_all()
-    assert_nothing_left(before, host.snapshot(), growth_kib=49152)
+    assert_nothing_left(before, host.snapshot(), growth_kib=16384)
 
 
 def said(done: subprocess.CompletedProcess[bytes]) -> str:

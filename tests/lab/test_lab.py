@@ -141,15 +141,20 @@ def test_its_ports_are_on_loopback_only(lab: Lab) -> None:
 def test_a_lab_with_a_disk_that_cannot_be_saved_keeps_its_files(other: Lab) -> None:
     """QEMU saves no machine with an NVMe disk: such a lab is powered off, and booted again."""
     other.up("--device", "nvme", "--device", "bochs-display", "--memory", "2G")
-    devices = other.shell("cat /sys/bus/pci/devices/*/class; ls /dev/nvme0n1").check().out
+    devices = other.shell("modprobe nvme && udevadm settle && cat /sys/bus/pci/devices/*/class").check().out
     assert "0x010802" in devices
     assert "0x038000" in devices
-    other.shell("echo raw > /dev/nvme0n1; echo kept > /var/lib/zonal/test").check()
+    other.shell("test -b /dev/nvme0n1 && echo raw > /dev/nvme0n1; echo kept > /var/lib/zonal/test").check()
     assert other.status()["snapshot"] is None
     other.down()
     assert other.status()["condition"] == "down"
     other.up()
-    assert other.shell("head -c 3 /dev/nvme0n1; echo; cat /var/lib/zonal/test").check().out == "raw\nkept"
+    assert (
+        other.shell("modprobe nvme && udevadm settle && head -c 3 /dev/nvme0n1; echo; cat /var/lib/zonal/test")
+        .check()
+        .out
+        == "raw\nkept"
+    )
     # Killed, it has no snapshot to go back to: its journalled file systems are mended.
     other.kill_qemu()
     other.up()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -98,8 +99,28 @@ def single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return (faults or errors)[0]
 
 
+def free_frames(error: BaseException) -> None:
+    """Empties the frames that an error and its causes have gone through.
+
+    An error and a frame that holds it keep each other, and with them all that the frame had, such as a whole kernel,
+    until Python looks for cycles, which in a daemon that does little is hardly ever.
+    """
+    seen: set[BaseException] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        traceback.clear_frames(each.__traceback__)
+        waiting += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += cast("BaseExceptionGroup[BaseException]", each).exceptions
+
+
 async def _abort(name: str, error: ZonalError, context: Context) -> NoReturn:
     log.info("%s: %s", name, error)
+    free_frames(error)
     metadata: list[tuple[str, str | bytes]] = [(EXIT_STATUS_KEY, str(error.exit_status))]
     if error.hint:
         metadata.append((HINT_KEY, shorten(error.hint, MAX_HINT).encode()))

@@ -133,7 +133,7 @@ def _inspect(paths: LabPaths, wanted: Wanted, progress: Progress) -> tuple[LabSt
         progress.note(f"The lab {paths.name} was left while it started; it is started anew.")
         kill(paths)
         return state, spec
-    asyncio.run(make_go_on(paths))
+    asyncio.run(make_go_on(paths, state.run))
     if recipe(spec.packages).digest != state.recipe:
         with progress.step("Powering off the lab, whose recipe has changed"):
             asyncio.run(power_off(paths))
@@ -173,8 +173,18 @@ def _start(
             progress.note(f"The lab's snapshot cannot be resumed; it is booted instead. {error.message}")
     check_space(paths.folder, GIB, f"the lab {paths.name}")
     write_initrd(paths, base, source)
-    with progress.step(f"Booting the lab {paths.name} ({machine.accelerator.upper()})"):
-        return _launch(paths, replace(state, snapshot=None), base, machine, source.digest, None)
+    booted = replace(state, snapshot=None)
+    title = f"Booting the lab {paths.name} ({machine.accelerator.upper()})"
+    try:
+        with progress.step(title):
+            return _launch(paths, booted, base, machine, source.digest, None)
+    except qemu.HostCrashedError as error:
+        # Under emulation a kernel has been seen to crash in its first seconds that boots well the next time.
+        kept = paths.console.with_suffix(".crashed")
+        paths.console.replace(kept)
+        progress.note(f"{error.message.splitlines()[0][:-1]}; it is booted once more. Its last words are in {kept}.")
+    with progress.step(title):
+        return _launch(paths, booted, base, machine, source.digest, None)
 
 
 def _launch(

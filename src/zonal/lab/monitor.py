@@ -23,6 +23,9 @@ DISK_NODES = ("root", "data")
 _ANSWER_BYTES = 8 << 20
 _JOB_SECONDS = 300
 
+_SNAPSHOT_SPACE = GIB // 4
+"""With less than this left, a snapshot that failed has failed for want of space."""
+
 
 @asynccontextmanager
 async def monitor(paths: LabPaths, seconds: float = 30) -> AsyncGenerator[QMPClient]:
@@ -51,7 +54,8 @@ async def save_snapshot(client: QMPClient, paths: LabPaths, tag: str) -> None:
     try:
         await _job(client, "snapshot-save", arguments)
     except _JobFailedError as error:
-        if "No space" in str(error):
+        # Of the machine's memory QEMU says no more than "Input/output error".
+        if "No space" in str(error) or free_bytes(paths.folder) < _SNAPSHOT_SPACE:
             raise ResourceExhaustedError(
                 f"no space for the snapshot of the lab {paths.name}: "
                 f"{free_bytes(paths.folder) / GIB:.2f} GiB are free in {paths.folder}",

@@ -76,6 +76,10 @@ class Ports:
     ssh: int
 
 
+class HostCrashedError(UnavailableError):
+    """The host's kernel has panicked."""
+
+
 class PortTakenError(UnavailableError):
     """Somebody took a port between its choice and QEMU's start."""
 
@@ -212,6 +216,8 @@ def why_it_ended(paths: LabPaths) -> UnavailableError:
         said = "\n".join(line for line in said.splitlines() if "warning:" not in line)
     if "Could not set up host forwarding rule" in said:
         return PortTakenError(f"a port of the lab {paths.name} was taken by another program", hint="try again")
+    if not said and "Kernel panic" in _tail(paths.console, 200):
+        return HostCrashedError(f"the kernel of the host in the lab {paths.name} crashed:\n{console_tail(paths)}")
     if not said:
         said = "the end of its console is\n" + console_tail(paths)
     return UnavailableError(

@@ -104,7 +104,7 @@ async def is_stuck(paths: LabPaths, seconds: float) -> bool:
         return False  # it has ended meanwhile, or another command is at its monitor
 
 
-async def make_go_on(paths: LabPaths) -> None:
+async def make_go_on(paths: LabPaths, run: Run) -> None:
     """Lets a lab go on that stopped because there was no space to write; raises while there still is none."""
     async with monitor(paths) as client:
         if await status(client) != "io-error":
@@ -112,6 +112,9 @@ async def make_go_on(paths: LabPaths) -> None:
         if free_bytes(paths.folder) < _ENOUGH_SPACE:
             raise _no_space(paths)
         await client.execute("cont")
+    # Its clock has stood still, and zonald may have connections to see to that timed out meanwhile.
+    await _set_clock(paths, _SYNC_SECONDS)
+    await answer(endpoint(paths, run.zonald_port), _SYNC_SECONDS)
 
 
 def kill(paths: LabPaths) -> None:
