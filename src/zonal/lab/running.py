@@ -17,7 +17,7 @@ from zonal.errors import DeadlineError, ResourceExhaustedError, UnavailableError
 from zonal.lab.access import answer, endpoint
 from zonal.lab.monitor import DISK_NODES, delete_snapshot, guest_agent, monitor, save_snapshot, status
 from zonal.lab.paths import GIB, LabPaths, free_bytes
-from zonal.lab.qemu import ALARM, console_tail, is_running, why_it_ended
+from zonal.lab.qemu import ALARM, HostCrashedError, console_tail, is_running, why_it_ended
 from zonal.lab.state import LabState, Run, Snapshot, save
 
 T = TypeVar("T")
@@ -41,6 +41,8 @@ async def until_ready(paths: LabPaths, run: Run, *, resumed: bool) -> None:
             alarms = EventListener("VSERPORT_CHANGE", lambda event: _is_alarm(event["data"]))
             with client.listen(alarms):
                 await _while_alive(client, paths, _ready(paths, run, alarms, seconds, resumed=resumed))
+    except HostCrashedError:
+        raise
     except (UnavailableError, DeadlineError) as error:
         if not is_running(paths):
             raise why_it_ended(paths) from error
