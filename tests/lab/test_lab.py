@@ -149,17 +149,34 @@ def test_a_lab_with_a_disk_that_cannot_be_saved_keeps_its_files(other: Lab) -> N
     other.down()
     assert other.status()["condition"] == "down"
     other.up()
-    assert (
-        other.shell("modprobe nvme && udevadm settle && head -c 3 /dev/nvme0n1; echo; cat /var/lib/zonal/test")
-        .check()
-        .out
-        == "raw\nkept"
-    )
+    found = other.shell("modprobe nvme && udevadm settle && head -c 3 /dev/nvme0n1; echo; cat /var/lib/zonal/test")
+    assert found.check().out == "raw\nkept"
     # Killed, it has no snapshot to go back to: its journalled file systems are mended.
     other.kill_qemu()
     other.up()
     assert other.shell("cat /var/lib/zonal/test").check().out == "kept"
     other.down("--force")
+
+
+def test_a_host_that_panics_while_it_boots_is_booted_once_more(other: Lab) -> None:
+    other.up("--memory", "2G")
+    crash = "/bin/sh -c 'test -e /panic && rm /panic && sync && echo c > /proc/sysrq-trigger; true'"
+    unit = f"[Unit]\nBefore=zonald.service\n[Service]\nType=oneshot\nExecStart={crash}\n"
+    other.shell("cat > /etc/systemd/system/crash.service", unit.encode()).check()
+    other.shell("systemctl add-wants multi-user.target crash.service; touch /panic; sync").check()
+    other.down()
+    result = other.up("--boot")
+    assert "it is booted once more" in result.err
+    assert other.status()["condition"] == "up"
+    assert "sysrq triggered crash" in other.paths.console.with_suffix(".crashed").read_text(errors="replace")
+    # One that panics each time is given up, with its last words.
+    other.shell("sed -i 's/ && rm .panic//' /etc/systemd/system/crash.service; touch /panic; sync").check()
+    other.down()
+    again = other.zonal("lab", "up", "--boot")
+    assert again.status == 125
+    assert "the kernel of the host in the lab test-other crashed" in again.err
+    assert "sysrq" in again.err
+    assert "Traceback" not in again.err
 
 
 def test_half_a_lab_is_made_anew_with_an_iommu(other: Lab) -> None:

@@ -87,11 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _full_disk(error: OSError) -> ZonalError:
+    from zonal.lab.paths import SPACE_HINT
+
     where = f" for {error.filename}" if error.filename else ""
-    return ResourceExhaustedError(
-        f"there is no space left{where}",
-        hint="free some space, or set ZONAL_CACHE (and TMPDIR) to a folder on a larger file system",
-    )
+    return ResourceExhaustedError(f"there is no space left{where}", hint=SPACE_HINT)
 
 
 if __name__ == "__main__":

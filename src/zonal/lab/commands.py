@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from zonal.errors import ResourceExhaustedError, UnavailableError, ZonalError
-from zonal.lab.paths import GIB, free_bytes
+from zonal.lab.paths import GIB, SPACE_HINT, free_bytes
 from zonal.lab.requirements import require
 
 _TAIL_BYTES = 4096
@@ -103,7 +103,7 @@ def failure(tool: str, status: int, stderr: bytes, *, purpose: str, folder: Path
         where = f" in {folder} ({free_bytes(folder) / GIB:.2f} GiB free)" if folder and folder.exists() else ""
         return ResourceExhaustedError(
             f"{purpose}: {name} found no space left{where}",
-            hint="free some space, or set ZONAL_CACHE (and TMPDIR) to a folder on a larger file system",
+            hint=SPACE_HINT,
         )
     lines = "\n".join(tail.splitlines()[-12:])
     return UnavailableError(f"{purpose}: {name} ended with status {status}{':' if lines else ''}\n{lines}".rstrip())

@@ -173,18 +173,18 @@ def _start(
             progress.note(f"The lab's snapshot cannot be resumed; it is booted instead. {error.message}")
     check_space(paths.folder, GIB, f"the lab {paths.name}")
     write_initrd(paths, base, source)
-    booted = replace(state, snapshot=None)
+    state = replace(state, snapshot=None)
     title = f"Booting the lab {paths.name} ({machine.accelerator.upper()})"
     try:
         with progress.step(title):
-            return _launch(paths, booted, base, machine, source.digest, None)
+            return _launch(paths, state, base, machine, source.digest, None)
     except qemu.HostCrashedError as error:
         # Under emulation a kernel has been seen to crash in its first seconds that boots well the next time.
         kept = paths.console.with_suffix(".crashed")
         paths.console.replace(kept)
         progress.note(f"{error.message.splitlines()[0][:-1]}; it is booted once more. Its last words are in {kept}.")
     with progress.step(title):
-        return _launch(paths, booted, base, machine, source.digest, None)
+        return _launch(paths, state, base, machine, source.digest, None)
 
 
 def _launch(

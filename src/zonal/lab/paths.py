@@ -18,6 +18,7 @@ from zonal.lab.progress import Progress
 
 MIB = 1 << 20
 GIB = 1 << 30
+SPACE_HINT = "free some space, or set ZONAL_CACHE (and TMPDIR) to a folder on a larger file system"
 
 
 @dataclass(frozen=True)
@@ -172,5 +173,5 @@ def check_space(folder: Path, needed: int, purpose: str) -> None:
     if free < needed:
         raise ResourceExhaustedError(
             f"{purpose} needs {needed / GIB:.1f} GiB in {folder}, where {free / GIB:.1f} GiB are free",
-            hint="free some space, or set ZONAL_CACHE to a folder on a larger file system",
+            hint=SPACE_HINT,
         )

@@ -29,6 +29,9 @@ OLDEST = (7, 2)
 
 ALARM = "alarm"
 """QEMU's name for the port that the lab opens when zonald has failed."""
+_CRASHES = ("BUG:", "kernel BUG at", "Oops:", "general protection fault", "invalid opcode:", "Kernel panic")
+NO_SPACE = "io-error"
+"""QEMU's word for a machine that stands still because it could not write to its disk (RunState)."""
 
 # A processor that Xen boots on under emulation: QEMU's richer models make it crash. SVM with nested paging gives PVH
 # zones, the rest is what programs built for x86-64-v2 (numpy's wheels among them) need.
@@ -216,8 +219,12 @@ def why_it_ended(paths: LabPaths) -> UnavailableError:
         said = "\n".join(line for line in said.splitlines() if "warning:" not in line)
     if "Could not set up host forwarding rule" in said:
         return PortTakenError(f"a port of the lab {paths.name} was taken by another program", hint="try again")
-    if not said and "Kernel panic" in _tail(paths.console, 200):
-        return HostCrashedError(f"the kernel of the host in the lab {paths.name} crashed:\n{console_tail(paths)}")
+    crash = console_tail(paths, 400)
+    if not said and "Kernel panic" in crash:
+        # What went wrong first says more than the end of the last trace.
+        begin = min(crash.find(word) for word in _CRASHES if word in crash)
+        lines = crash[crash.rfind("\n", 0, begin) + 1 :].splitlines()[:20]
+        return HostCrashedError("\n".join([f"the kernel of the host in the lab {paths.name} crashed:", *lines]))
     if not said:
         said = "the end of its console is\n" + console_tail(paths)
     return UnavailableError(

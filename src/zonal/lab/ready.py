@@ -25,15 +25,15 @@ def if_ready(name: str, source: str | None) -> Endpoint | None:
         return None
     if source is not None:
         current = state.run.source == source and state.recipe == recipe(state.spec.packages).digest
-        if not current or not _goes_on(paths):
+        if not current or run_state(paths) != "running":
             return None
     from zonal.lab.access import endpoint
 
     return endpoint(paths, state.run.zonald_port)
 
 
-def _goes_on(paths: LabPaths) -> bool:
-    """Whether the machine neither stands still, for want of space, nor is at another command's disposal.
+def run_state(paths: LabPaths) -> str:
+    """QEMU's word for the machine's state (RunState); empty when it has ended, or is at another command's disposal.
 
     QMP by hand (QEMU's docs/interop/qmp-spec): the library for it takes a fifth of a second to import.
     """
@@ -50,7 +50,7 @@ def _goes_on(paths: LabPaths) -> bool:
                 for line in stream:
                     answer = json.loads(line)
                     if answer.get("id") == "query-status":
-                        return answer["return"]["status"] == "running"
+                        return str(answer["return"]["status"])
         except (OSError, ValueError, KeyError):
-            return False
-    return False
+            return ""
+    return ""

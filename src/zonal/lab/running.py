@@ -17,7 +17,7 @@ from zonal.errors import DeadlineError, ResourceExhaustedError, UnavailableError
 from zonal.lab.access import answer, endpoint
 from zonal.lab.monitor import DISK_NODES, delete_snapshot, guest_agent, monitor, save_snapshot, status
 from zonal.lab.paths import GIB, LabPaths, free_bytes
-from zonal.lab.qemu import ALARM, HostCrashedError, console_tail, is_running, why_it_ended
+from zonal.lab.qemu import ALARM, NO_SPACE, HostCrashedError, console_tail, is_running, why_it_ended
 from zonal.lab.state import LabState, Run, Snapshot, save
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ async def take_snapshot(paths: LabPaths, state: LabState, run: Run) -> LabState:
     For a lab that QEMU cannot save, only the disks are brought up to date.
     """
     async with monitor(paths) as client:
-        if await status(client) == "io-error":
+        if await status(client) == NO_SPACE:
             raise _no_space(paths)
         await _while_alive(client, paths, _sync(paths))
         if not state.spec.snapshotable:
@@ -97,19 +97,10 @@ async def power_off(paths: LabPaths) -> None:
         return
 
 
-async def is_stuck(paths: LabPaths, seconds: float) -> bool:
-    """Whether the running lab stands still because there was no space to write."""
-    try:
-        async with monitor(paths, seconds) as client:
-            return await status(client) == "io-error"
-    except (UnavailableError, DeadlineError):
-        return False  # it has ended meanwhile, or another command is at its monitor
-
-
 async def make_go_on(paths: LabPaths, run: Run) -> None:
     """Lets a lab go on that stopped because there was no space to write; raises while there still is none."""
     async with monitor(paths) as client:
-        if await status(client) != "io-error":
+        if await status(client) != NO_SPACE:
             return
         if free_bytes(paths.folder) < _ENOUGH_SPACE:
             raise _no_space(paths)

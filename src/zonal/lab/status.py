@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from zonal.errors import ZonalError
 from zonal.lab.paths import LabPaths, cache
-from zonal.lab.qemu import is_running
+from zonal.lab.qemu import NO_SPACE, is_running
+from zonal.lab.ready import run_state
 from zonal.lab.recipe import recipe
 from zonal.lab.source import read_source
 from zonal.lab.spec import Spec
@@ -79,7 +80,6 @@ def status(name: str) -> Status:
 
 def _ask(paths: LabPaths, state: LabState) -> tuple[str, str | None, float | None]:
     from zonal.lab.access import answer, endpoint
-    from zonal.lab.running import is_stuck
 
     if state.run is None or not state.run.ready:
         return "starting", None, None
@@ -88,5 +88,5 @@ def _ask(paths: LabPaths, state: LabState) -> tuple[str, str | None, float | Non
         info = asyncio.run(answer(endpoint(paths, state.run.zonald_port), _ANSWER_SECONDS))
         middle = (begin + time.time_ns()) / 2
     except ZonalError:
-        return ("stuck" if asyncio.run(is_stuck(paths, _ANSWER_SECONDS)) else "silent"), None, None
+        return ("stuck" if run_state(paths) == NO_SPACE else "silent"), None, None
     return "up", info.version, (info.wall_clock_ns - middle) / 1e9

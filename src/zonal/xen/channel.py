@@ -27,8 +27,9 @@ from types import TracebackType
 from typing import Self
 
 from zonal.errors import DeadlineError, WrongStateError, ZonalError
+from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.events import EventChannel, EventChannelClosedError, EventDevice
-from zonal.xen.grants import PAGE_SIZE, GrantDevice, SharedPages
+from zonal.xen.grants import GrantDevice, SharedPages
 from zonal.xen.ring import RingReader, RingWriter, fence
 from zonal.xen.store import Store, parse_integer
 

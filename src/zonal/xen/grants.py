@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from zonal.errors import InvalidInputError, UnavailableError, ZonalError
+from zonal.xen.abi.privcmd import PAGE_SIZE
 
 GNTDEV = Path("/dev/xen/gntdev")
 GNTALLOC = Path("/dev/xen/gntalloc")
-PAGE_SIZE = 4096
 
 # _IOC(_IOC_NONE, 'G', number, size). The sizes are those of the structures with one element in their array.
 MAP_GRANT_REF = 24 << 16 | ord("G") << 8 | 0

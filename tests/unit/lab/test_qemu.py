@@ -105,3 +105,16 @@ def test_only_disks_that_no_lab_uses_are_pruned(place: Cache, base: BaseDisk) ->
     save(place.lab("user"), LabState(Spec(), base.folder.name, "first"))
     prune(place)
     assert [folder.name for folder in place.disks.iterdir()] == [base.folder.name]
+
+
+def test_a_panic_of_the_host_is_told_apart_from_other_ends(place: Cache) -> None:
+    paths = place.lab("ended")
+    paths.folder.mkdir()
+    paths.console.write_text(
+        "[    3.1] Kernel panic - not syncing: Fatal exception\n[    3.2] Kernel Offset: disabled\n"
+    )
+    error = qemu.why_it_ended(paths)
+    assert isinstance(error, qemu.HostCrashedError)
+    assert "Fatal exception" in error.message
+    paths.console.write_text("[   36.4] reboot: Power down\n")
+    assert not isinstance(qemu.why_it_ended(paths), qemu.HostCrashedError)
