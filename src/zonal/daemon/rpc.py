@@ -61,15 +61,19 @@ def _method_handler(method: MethodDescriptor, call: Call) -> grpc.RpcMethodHandl
         (True, True): _untyped_grpc.stream_stream_rpc_method_handler,
     }[method.client_streaming, method.server_streaming]
     return make(
-        _guarded(method.name, call),
+        _guarded(method.name, call, streams=method.server_streaming),
         request_deserializer=GetMessageClass(method.input_type).FromString,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )
 
 
-def _guarded(name: str, call: Call) -> Call:
+def _guarded(name: str, call: Call, *, streams: bool) -> Call:
     async def guarded(request: Any, context: Context) -> Message | None:
         try:
+            if streams:
+                # A call that fails while its first reply is on its way cannot be ended: gRPC would send the initial
+                # metadata with both, which its core refuses, and the client would wait for ever.
+                await context.send_initial_metadata(())
             return await call(request, context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import hashlib
 import json
@@ -65,6 +66,8 @@ class LocalImages:
         progress(f"reading {source}")
         data = path.read_bytes()
         if data.startswith(b"garbage"):
+            for _ in range(data.count(b".")):
+                await asyncio.sleep(0)
             raise InvalidInputError(f"{source} is no image", hint="give a tar")
         if not name:
             raise InvalidInputError("the image has no name", hint="give one with --name")

@@ -152,6 +152,15 @@ async def attempt_import(client: Client, requests: Iterator[pb.ImportImageReques
     await asyncio.to_thread(attempt)
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_an_import_that_fails_while_its_first_reply_is_on_its_way_ends(client: Client, turns: int) -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await import_image(client, upload(b"garbage" + b"." * turns, reference="mine:1", source="x.tar"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "x.tar is no image" in (caught.value.details() or "")
+
+
 async def test_an_image_is_imported_listed_and_removed(client: Client) -> None:
     replies = await import_image(client, upload(b"x" * 1_000_000, reference="mine:1", source="x.tar"))
     assert replies[0].progress == "reading x.tar"

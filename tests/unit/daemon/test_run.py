@@ -77,6 +77,24 @@ async def test_a_slow_reader_holds_the_workload_back(client: Client) -> None:
     call.cancel()
 
 
+async def test_a_call_that_fails_while_a_reply_is_on_its_way_ends_with_its_error(client: Client) -> None:
+    call = client.start()
+    await call.write(spec("sh", "-c", "head -c 100000000 /dev/zero; sleep 100"))
+    zone = client.zones.running((await call.read()).started.zone_id)
+    async with asyncio.timeout(30):
+        while sum(len(data) for _, data in zone.log) < 1_000_000:
+            zone.grown.clear()
+            await zone.grown.wait()
+    # Nobody reads, so a reply waits to be taken; and now the client makes a mistake.
+    await call.write(spec("true"))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(30):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while await call.read():
+                pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_arguments_and_variables_arrive_as_they_are(client: Client) -> None:
     weird = ["a b", "'q\"", "ä€😀", "", "-e", "$HOME", "*", "\n"]
     script = 'printf "%s|" "$@"; printf %s "$WEIRD"'
