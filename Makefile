@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO := src/zonal/api/control.proto
 STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
 
-.PHONY: run test test-unit test-lab lint format bench soak setup setup-dev clean
+.PHONY: run test test-unit test-lab lint format bench bench-storage soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -32,6 +32,9 @@ format: setup-dev
 # What SPECIFICATION.md promises, measured; BENCH="--from-nothing" adds a fresh clone taken through `make run`.
 bench: setup
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+bench-storage: setup
+	$(BIN)/python -m benchmarks.storage $(BENCH)
 
 # 500 runs one after another, and nothing may be left of any of them.
 soak: setup-dev

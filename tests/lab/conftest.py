@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.lab)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the host had to say about it."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, Lab):
+        with suppress(OSError, subprocess.SubprocessError, AssertionError):
+            said = lab.shell("journalctl --no-pager -o short-precise -n 80 -u zonald; dmesg | tail -n 20", seconds=60)
+            report.sections.append(("what zonald and the kernel of the host said", said.out))
+    return report
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class Host:
 
     def __init__(self, lab: NamedLab) -> None:
         self.environment = {k: v for k, v in os.environ.items() if k != "ZONAL_HOST"} | {"ZONAL_LAB": lab.name}
-        self._lab = lab.name
+        self.lab = lab.name
 
     def command(self, *arguments: str) -> list[str]:
         return [*ZONAL, *arguments]
@@ -71,7 +72,7 @@ class Host:
 
     def shell(self, script: str) -> str:
         """A line for the host's shell, which must succeed; its output."""
-        done = self.zonal("lab", "shell", "--name", self._lab, "--", script)
+        done = self.zonal("lab", "shell", "--name", self.lab, "--", script)
         assert done.returncode == 0, (script, done.stderr.decode(errors="replace"))
         return done.stdout.decode()
 
@@ -84,6 +85,14 @@ class Host:
         names = [zone["name"] for zone in self.zones()]
         if names:
             assert self.zonal("zone", "rm", "-f", *names).returncode == 0
+
+    def until_logged(self, zone: str, text: str) -> None:
+        """Until a zone's workload has written this."""
+        for _ in range(100):
+            if text in self.zonal("logs", zone).stdout.decode():
+                return
+            time.sleep(0.3)
+        raise AssertionError(self.zonal("logs", zone).stdout)
 
     def zonald(self) -> int:
         """Its process id."""
@@ -128,7 +137,8 @@ class Host:
 def assert_nothing_left(before: Snapshot, after: Snapshot, *, growth_kib: int = 8192) -> None:
     """What a zone made is gone again; ``growth_kib``: what caches of zonald may have taken meanwhile."""
     assert after.domains == before.domains
-    assert set(after.store_keys) - set(before.store_keys) == set()
+    left = sorted(set(after.store_keys) - set(before.store_keys))
+    assert not left, "left in the store:\n" + "\n".join(left)
     # The system image stays attached for the next zone; no more than that, and only once.
     assert set(after.loops) - set(before.loops) <= {path for path in after.loops if "/system" in path}
     assert len(after.loops) <= len(before.loops) + 1

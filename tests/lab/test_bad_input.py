@@ -98,13 +98,13 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
     ids=["absolute", "dots", "hidden dots", "hard link out", "absolute hard link", "cut", "text", "gzip", "empty"],
 )
 def test_an_archive_that_is_refused(host: Host, archive: bytes, tmp_path: Path) -> None:
-    before = host.zonal("image", "ls").stdout
+    before = host.zonal("image", "ls", "--quiet").stdout
     path = tmp_path / "bad.tar"
     path.write_bytes(archive)
     done = host.zonal("image", "import", str(path), "bad:1")
     assert done.returncode == 125
     assert "bad.tar" in said(done)
-    assert host.zonal("image", "ls").stdout == before
+    assert host.zonal("image", "ls", "--quiet").stdout == before
 
 
 def test_device_nodes_of_an_image_are_inert(host: Host, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from zonal.agent import configuration, crun, mounts
 from zonal.agent.json_text import to_json
 from zonal.agent.params import CallError
 from zonal.agent.processes import send_signal
+from zonal.agent.syscalls import enter_mounts_of, enter_root, load_module
 from zonal.agent.users import UserError, resolve_user
 from zonal.agent.workloads import StreamNumbers, Workload
 
@@ -32,10 +35,21 @@ class Methods:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._roots: dict[str, str] = {}
+        self._attached: dict[str, str] = {}
         self.table: dict[str, Callable[[Call, Params], None]] = {
             "configure": self._configure,
             "prepare_root": self._prepare_root,
             "remove_root": self._remove_root,
+            "missing_modules": self._missing_modules,
+            "load_module": self._load_module,
+            "attach": self._attach,
+            "detach": self._detach,
+            "fill": self._fill,
+            "program": self._program,
+            "bind": self._bind,
+            "unbind": self._unbind,
+            "make_node": self._make_node,
+            "remove_node": self._remove_node,
             "run": self._run,
             "exec": self._exec,
             "signal": self._signal,
@@ -58,7 +72,7 @@ class Methods:
             raise CallError("exists", f"root {name} is prepared already")
         size = params.number("size", least=1) if params.has("size") else None
         try:
-            path = mounts.prepare_root(name, device, params.text("fstype", "erofs"), size)
+            path = mounts.prepare_root(name, device, params.text("fstype", "erofs"), size, params.text("scratch", ""))
         except OSError as error:
             raise CallError("runtime", f"cannot prepare root {name} from {device}: {error}") from error
         self._roots[name] = path
@@ -72,6 +86,141 @@ class Methods:
         mounts.remove_root(name)
         del self._roots[name]
         call.reply()
+
+    def _program(self, call: Call, params: Params) -> None:
+        from zonal.agent import programs  # rare, and start-up counts
+
+        name, container = self._new_name(params), params.name("container")
+        root, cgroup, enter = self._entrance(container)
+        verb, path, follow = params.text("verb"), _absolute(params, "path"), params.flag("follow")
+        base = root.rpartition("/")[0]
+        skip = {str(each) for each in params.list("skip")}
+        freeze = f"/sys/fs/cgroup{cgroup}" if cgroup and params.flag("freeze") else ""
+        works: dict[str, Callable[[], None]] = {
+            "read": lambda: programs.read_tar(enter, path, follow=follow),
+            "write": lambda: programs.write_tar(enter, path),
+            "stat": lambda: programs.tell_path(enter, path),
+            "changes": lambda: programs.tell_changes(f"{base}/scratch/upper", f"{base}/lower"),
+            "layer": lambda: programs.tell_layer(f"{base}/scratch/upper", skip, freeze),
+        }
+        if verb not in works:
+            raise CallError("invalid", f"verb {verb!r}")
+        agent = self._agent
+        program = programs.Program(*(agent.loop, agent.reaper, name, container, root, cgroup))
+        wanted = self._wanted(params, {})
+        try:
+            program.start(works[verb], wanted, lambda: agent.ended(program))
+        except OSError as error:
+            raise CallError("runtime", f"cannot start {verb}: {error}") from error
+        agent.workloads[name] = program
+        agent.adopt_streams(program)
+        call.reply({"pid": program.pid})
+
+    def _entrance(self, container: str) -> tuple[str, str, Callable[[], None]]:
+        """The root and the control group of a container that runs, and how a child gets in; or a root's alone."""
+        workload = self._agent.workloads.get(container)
+        if workload is None:
+            root = self._root(container)
+            return root, "", lambda: enter_root(root)
+        if workload.state != "running":
+            raise CallError("no-such", f"{container} is {workload.state}")
+        pid = workload.pid
+        return workload.root, workload.cgroup, lambda: enter_mounts_of(pid)
+
+    def _missing_modules(self, call: Call, params: Params) -> None:
+        loaded = {name.replace("-", "_") for name in os.listdir("/sys/module")}
+        call.reply([name for name in params.list("names") if str(name).replace("-", "_") not in loaded])
+
+    def _load_module(self, call: Call, params: Params) -> None:
+        name = params.name("name")
+        try:
+            load_module(params.data("data"))
+        except FileExistsError:
+            pass  # it is loaded
+        except OSError as error:
+            raise CallError("runtime", f"the kernel does not take the module {name}: {error}") from error
+        call.reply()
+
+    def _attach(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments  # rare, and start-up counts
+
+        name, kind, read_only = params.name("id"), params.text("kind"), params.flag("read_only")
+        if name in self._attached:
+            raise CallError("exists", f"{name} is attached already")
+        try:
+            if kind == "disk":
+                device, fstype = params.text("device"), params.text("fstype")
+                path = attachments.mount_disk(
+                    *(name, device, fstype),
+                    read_only=read_only,
+                    folder=params.text("folder", ""),
+                    subpath=params.text("subpath", ""),
+                )
+            elif kind == "memory":
+                size, mode = params.number("size", 0), params.number("mode", 0o1777, most=0o7777)
+                path = attachments.mount_memory(name, size, mode, read_only=read_only)
+            elif kind == "share":
+                path = attachments.mount_share(
+                    *(name, params.name("tag"), params.number("message_size", least=4096)),
+                    read_only=read_only,
+                    cached=params.flag("cached"),
+                    subpath=params.text("subpath", ""),
+                )
+            else:
+                raise CallError("invalid", f"kind {kind!r}")
+        except OSError as error:
+            raise CallError("runtime", f"cannot mount {name}: {error}") from error
+        self._attached[name] = path
+        call.reply({"path": path})
+
+    def _detach(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments
+
+        name = params.name("id")
+        self._place(name)
+        try:
+            attachments.release(name)
+        except OSError as error:
+            raise CallError("runtime", f"cannot unmount {name}: {error}") from error
+        del self._attached[name]
+        call.reply()
+
+    def _fill(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments
+
+        place, root = self._place(params.name("id")), self._root(params.name("root"))
+        try:
+            attachments.fill(self._agent.reaper, place, root, params.text("path"), _answer(call))
+        except OSError as error:
+            raise CallError("runtime", f"cannot fill {params.name('id')}: {error}") from error
+
+    def _bind(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments
+
+        pid, place, target = self._pid(params), self._place(params.name("mount")), _absolute(params, "path")
+        try:
+            attachments.bind_into(self._agent.reaper, pid, place, target, _answer(call))
+        except OSError as error:
+            raise CallError("runtime", f"cannot mount at {target}: {error}") from error
+
+    def _unbind(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments
+
+        attachments.unbind_from(self._agent.reaper, self._pid(params), _absolute(params, "path"), _answer(call))
+
+    def _make_node(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments
+
+        pid, target = self._pid(params), _absolute(params, "path")
+        try:
+            attachments.make_node(self._agent.reaper, pid, params.text("device"), target, _answer(call))
+        except OSError as error:
+            raise CallError("runtime", f"cannot make {target}: {error}") from error
+
+    def _remove_node(self, call: Call, params: Params) -> None:
+        from zonal.agent import attachments
+
+        attachments.remove_node(self._agent.reaper, self._pid(params), _absolute(params, "path"), _answer(call))
 
     def _run(self, call: Call, params: Params) -> None:
         name, config = self._new_name(params), params.map("config")
@@ -189,6 +338,17 @@ class Methods:
             raise CallError("no-such", f"no root {name}")
         return self._roots[name]
 
+    def _place(self, name: str) -> str:
+        if name not in self._attached:
+            raise CallError("no-such", f"nothing is attached as {name}")
+        return self._attached[name]
+
+    def _pid(self, params: Params) -> int:
+        workload = self._workload(params.name("id"))
+        if workload.state != "running":
+            raise CallError("no-such", f"{workload.name} is {workload.state}")
+        return workload.pid
+
     def _wanted(self, params: Params, process: dict[str, Value]) -> StreamNumbers:
         wanted = StreamNumbers(
             params.number("stdin", 0, most=_MAX_STREAM),
@@ -203,6 +363,25 @@ class Methods:
         if wanted.terminal and wanted.rows and wanted.columns:
             process["consoleSize"] = {"height": wanted.rows, "width": wanted.columns}
         return wanted
+
+
+def _answer(call: Call) -> Callable[[str], None]:
+    """What answers a call that ends later: with the reason why it failed, or ""."""
+
+    def done(reason: str) -> None:
+        if reason:
+            call.fail("runtime", reason)
+        else:
+            call.reply()
+
+    return done
+
+
+def _absolute(params: Params, key: str) -> str:
+    path = params.text(key)
+    if not path.startswith("/"):
+        raise CallError("invalid", f"{key} {path!r} is not absolute")
+    return path
 
 
 def _set_user(process: dict[str, Value], root: str, params: Params) -> None:

@@ -9,7 +9,7 @@ import select
 import stat
 import time
 
-from zonal.agent.syscalls import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount
+from zonal.agent.syscalls import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount
 
 ROOTS = "/run/zonal/roots"
 """A container's root is mounted at ``ROOTS/<id>/root``."""
@@ -43,12 +43,13 @@ def mount_zone() -> None:
         file.write(" ".join("+" + controller for controller in controllers))
 
 
-def prepare_root(name: str, lower: str, fstype: str, size: int | None) -> str:
-    """Mounts the image on ``lower`` (a block device) with a writable layer in memory over it; gives the root's path.
+def prepare_root(name: str, lower: str, fstype: str, size: int | None, scratch: str = "") -> str:
+    """Mounts the image on ``lower`` (a block device) with a writable layer over it; gives the root's path.
 
-    ``size`` bounds the writable layer, in bytes; None leaves it to the kernel's half of the memory. Nothing stays
-    mounted on failure. (crun mounts the root anew without ``nodev``: what devices a container may open is for its
-    configuration's device rules.) Raises ``OSError``.
+    The layer is on ``scratch``, a block device with ext4, which may have one of before; or else in memory, where
+    ``size`` bounds it, in bytes; None leaves it to the kernel's half of the memory. Nothing stays mounted on failure.
+    (crun mounts the root anew without ``nodev``: what devices a container may open is for its configuration's device
+    rules.) Raises ``OSError``.
     """
     wait_for_device(lower, _DEVICE_SECONDS)
     base = f"{ROOTS}/{name}"
@@ -57,14 +58,20 @@ def prepare_root(name: str, lower: str, fstype: str, size: int | None) -> str:
         for directory in ("lower", "scratch", "root"):
             os.mkdir(f"{base}/{directory}")
         mount(lower, f"{base}/lower", fstype, MS_RDONLY | MS_NODEV)
-        options = "mode=755" if size is None else f"mode=755,size={size}"
-        mount("tmpfs", f"{base}/scratch", "tmpfs", MS_NODEV, options)
-        os.mkdir(f"{base}/scratch/upper")
-        os.mkdir(f"{base}/scratch/work")
-        # The root directory's own mode and owner are the image's, not ours.
-        image = os.stat(f"{base}/lower")
-        os.chown(f"{base}/scratch/upper", image.st_uid, image.st_gid)
-        os.chmod(f"{base}/scratch/upper", stat.S_IMODE(image.st_mode))
+        if scratch:
+            wait_for_device(scratch, _DEVICE_SECONDS)
+            # What is removed in the zone takes no more room in the host.
+            mount(scratch, f"{base}/scratch", "ext4", MS_NODEV | MS_NOATIME, "discard")
+        else:
+            options = "mode=755" if size is None else f"mode=755,size={size}"
+            mount("tmpfs", f"{base}/scratch", "tmpfs", MS_NODEV, options)
+        if not os.path.isdir(f"{base}/scratch/work"):
+            os.mkdir(f"{base}/scratch/upper")
+            # The root directory's own mode and owner are the image's, not ours.
+            image = os.stat(f"{base}/lower")
+            os.chown(f"{base}/scratch/upper", image.st_uid, image.st_gid)
+            os.chmod(f"{base}/scratch/upper", stat.S_IMODE(image.st_mode))
+            os.mkdir(f"{base}/scratch/work")
         layers = f"lowerdir={base}/lower,upperdir={base}/scratch/upper,workdir={base}/scratch/work"
         mount("overlay", f"{base}/root", "overlay", MS_NODEV, layers)
     except BaseException:
@@ -74,13 +81,22 @@ def prepare_root(name: str, lower: str, fstype: str, size: int | None) -> str:
 
 
 def remove_root(name: str) -> None:
-    """Undoes ``prepare_root``, as far as it came."""
+    """Undoes ``prepare_root``, as far as it came; what was written is on the scratch disk then."""
     base = f"{ROOTS}/{name}"
     for directory in ("root", "scratch", "lower"):
         if os.path.isdir(f"{base}/{directory}"):
-            _detach(f"{base}/{directory}")
+            let_go(f"{base}/{directory}")
             os.rmdir(f"{base}/{directory}")
     os.rmdir(base)
+
+
+def let_go(target: str) -> None:
+    """Unmounts, so that all is written; what is busy is written back and detached. Nothing mounted is fine."""
+    try:
+        unmount(target)
+    except OSError:
+        os.sync()
+        _detach(target)
 
 
 def wait_for_device(path: str, seconds: float) -> None:

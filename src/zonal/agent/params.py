@@ -34,6 +34,13 @@ class Params:
             raise CallError("invalid", f"{key} must be text")
         return value
 
+    def data(self, key: str) -> bytes:
+        """Bytes; required."""
+        value = self._values.get(key)
+        if not isinstance(value, bytes):
+            raise CallError("invalid", f"{key} must be bytes")
+        return value
+
     def flag(self, key: str) -> bool:
         """A boolean; false when it is not there."""
         value = self._values.get(key, False)

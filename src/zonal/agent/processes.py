@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 9, 13, 15, 17, 25  # asm/signal.h
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+_MAX_ERROR = 4096  # fits into a pipe: the child must not wait for a reader
 _DEFAULTS = [SIGPIPE, SIGXFSZ]  # Python ignores them; children should not
 
 
@@ -36,6 +37,22 @@ def kill_all() -> None:
         os.kill(-1, SIGKILL)
     except ProcessLookupError:  # nobody is left
         pass
+
+
+def fork_child(work: Callable[[], None], errors: int) -> int:
+    """A child that does ``work`` and ends with 0, or with 1 once it has told on descriptor ``errors`` why it cannot."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    except Exception as error:
+        reason = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        os.write(errors, reason.encode(errors="replace")[:_MAX_ERROR])
+    finally:
+        os._exit(status)
 
 
 class Reaper:

@@ -20,7 +20,10 @@ MNT_DETACH = 2
 RB_POWER_OFF = 0x4321FEDC
 """sys/reboot.h"""
 
-_SYS_OPENAT2 = 437  # asm/unistd_64.h
+_SYS_INIT_MODULE, _SYS_SETNS, _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2 = 175, 308, 428, 429, 437  # asm/unistd_64.h
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+_AT_FDCWD = -100  # linux/fcntl.h
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4  # linux/mount.h
 _RESOLVE_IN_ROOT = 0x10  # linux/openat2.h
 _RESOLVE_NO_MAGICLINKS = 0x02
 
@@ -40,6 +43,12 @@ def unmount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(target.encode(), flags), target)
 
 
+def load_module(data: bytes) -> None:
+    """init_module(2); raises ``OSError``, ``FileExistsError`` when it is loaded already."""
+    arguments = [ctypes.c_long(_SYS_INIT_MODULE), data, ctypes.c_ulong(len(data)), b""]
+    _check(_libc.syscall(*arguments), "init_module")
+
+
 def reboot(command: int) -> None:
     """reboot(2) with one of glibc's RB_ constants; raises ``OSError``."""
     _check(_libc.reboot(ctypes.c_uint(command)), "reboot")
@@ -53,6 +62,38 @@ def open_in_root(root_fd: int, path: str, flags: int) -> int:
     )
     arguments: list[Any] = [ctypes.c_long(_SYS_OPENAT2), ctypes.c_int(root_fd), path.encode(), how]
     return _check(_libc.syscall(*arguments, ctypes.c_size_t(len(how))), path)
+
+
+def clone_mount(path: str) -> int:
+    """open_tree(2): a copy of the mount at ``path``, from there on down, that is not yet anywhere; a descriptor."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    arguments = [ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), path.encode(), ctypes.c_uint(flags)]
+    return _check(_libc.syscall(*arguments), path)
+
+
+def move_mount(tree: int, target: str) -> None:
+    """move_mount(2): what ``clone_mount`` gave, at ``target`` from now on. Raises ``OSError``."""
+    arguments: list[Any] = [ctypes.c_long(_SYS_MOVE_MOUNT), ctypes.c_int(tree), b"", ctypes.c_int(_AT_FDCWD)]
+    _check(_libc.syscall(*arguments, target.encode(), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)), target)
+
+
+def enter_root(path: str) -> None:
+    """Makes a directory root and working directory, for good. Raises ``OSError``."""
+    os.chroot(path)
+    os.chdir("/")
+
+
+def enter_mounts_of(pid: int) -> None:
+    """setns(2) to a process's mount namespace, whose root is root and working directory from then on.
+
+    Raises ``OSError``.
+    """
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        arguments = [ctypes.c_long(_SYS_SETNS), ctypes.c_int(namespace), ctypes.c_int(_CLONE_NEWNS)]
+        _check(_libc.syscall(*arguments), f"mount namespace of {pid}")
+    finally:
+        os.close(namespace)
 
 
 def _check(result: int, name: str) -> int:

@@ -34,8 +34,19 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "kernel": zone.kernel,
         "kernel_release": zone.kernel_release,
         "agent_resident_bytes": zone.agent_resident_bytes,
+        "storage_bytes": zone.storage_bytes,
+        "mounts": [mount_document(mount) for mount in zone.mounts],
         "phases": [{"name": p.name, "begin_ns": p.begin_ns, "end_ns": p.end_ns} for p in zone.phases],
     }
+
+
+def mount_document(mount: pb.Mount) -> dict[str, Any]:
+    """One mount; what says nothing is left out."""
+    document: dict[str, Any] = {"type": mount.type, "source": mount.source, "target": mount.target}
+    document |= {"read_only": mount.read_only}
+    document |= {"subpath": mount.subpath} if mount.subpath else {}
+    document |= {"size_bytes": mount.size_bytes} if mount.size_bytes else {}
+    return document | ({"options": list(mount.options)} if mount.options else {})
 
 
 def zone_line(zone: pb.Zone) -> str:
@@ -61,6 +72,9 @@ def kernel_document(kernel: pb.Kernel) -> dict[str, Any]:
         "release": kernel.release,
         "size_bytes": kernel.size_bytes,
         "default": kernel.is_default,
+        "source": kernel.source,
+        "modules": kernel.has_modules,
+        "metadata": dict(kernel.metadata),
     }
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tarfile
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.errors import say
 from zonal.cli.format import show_age, show_size, show_table
+from zonal.cli.registry import pull, push
+from zonal.cli.whole_file import whole_file
 from zonal.cli.zone import each
 from zonal.errors import InvalidInputError, NotFoundError
 
@@ -30,7 +33,11 @@ _FORMATS = ["auto", "rootfs", "oci", "docker"]
 
 @click.group()
 def image() -> None:
-    """Import images, make them from Debian's packages, list and remove them."""
+    """Pull and push images, import them, make them from Debian's packages, list and remove them."""
+
+
+image.add_command(pull)
+image.add_command(push)
 
 
 @image.command("import")
@@ -97,7 +104,7 @@ def list_images(quiet: bool, as_json: bool, host: str | None, lab: str | None) -
     rows = [
         [name, _short(item.id), show_age(item.created_ns), show_size(item.size_bytes)]
         for item in images
-        for name in item.references or ["<none>"]
+        for name in [reference for reference in item.references if "@" not in reference] or ["<none>"]
     ]
     click.echo(show_table(["NAME", "ID", "CREATED", "SIZE"], rows))
 
@@ -145,6 +152,144 @@ def remove(force: bool, references: tuple[str, ...], host: str | None, lab: str 
 
     with zonald(host, lab) as control:
         each(references, remove_one)
+
+
+@image.command("tag")
+@click.argument("reference", metavar="IMAGE")
+@click.argument("target", metavar="NAME")
+@host_option
+@lab_option
+def tag(reference: str, target: str, host: str | None, lab: str | None) -> None:
+    """Give an image one more name."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        control.call("TagImage", pb.TagImageRequest(reference=reference, target=target), pb.Image)
+
+
+@image.command("prune")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also images with a name that no zone uses.")
+@host_option
+@lab_option
+def prune(everything: bool, host: str | None, lab: str | None) -> None:
+    """Remove images that have lost their name, and layers that no image has."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        reply = control.call("PruneImages", pb.PruneImagesRequest(all=everything), pb.PruneImagesReply)
+    for deleted in reply.deleted:
+        click.echo(f"deleted {deleted}")
+    click.echo(f"{show_size(reply.freed_bytes)} are free again")
+
+
+@image.command("history")
+@click.option("--no-trunc", is_flag=True, help="Whole commands.")
+@click.argument("reference", metavar="IMAGE")
+@host_option
+@lab_option
+def history(no_trunc: bool, reference: str, host: str | None, lab: str | None) -> None:
+    """Show how an image was made, the last step first."""
+    import json
+
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        details = control.call("InspectImage", pb.ImageRef(reference=reference), pb.ImageDetails)
+    config = cast("dict[str, Any]", json.loads(details.config_json))
+    steps = cast("list[dict[str, Any]]", config.get("history") or [])
+    layers = list(details.layers)
+    rows: list[list[str]] = []
+    for step in steps:
+        layer = "" if step.get("empty_layer") or not layers else layers.pop(0)
+        command = " ".join(str(step.get("created_by") or step.get("comment") or "").split())
+        rows.append([_short(layer), str(step.get("created", ""))[:19], command if no_trunc else command[:60]])
+    # An image that tells no history has its layers all the same.
+    rows += [[_short(layer), "", ""] for layer in layers]
+    click.echo(show_table(["LAYER", "CREATED", "MADE BY"], rows[::-1]))
+
+
+@image.command("save")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; standard output by default.")
+@click.argument("references", nargs=-1, required=True, metavar="IMAGE…")
+@host_option
+@lab_option
+def save(output: Path | None, references: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Write images to an archive, which `zonal image load`, docker and podman read."""
+    from zonal.api import control_pb2 as pb
+
+    if output is None and sys.stdout.isatty():
+        raise InvalidInputError("an archive is nothing for a terminal", hint="give a file with -o, or a pipe")
+    request = pb.SaveImagesRequest(references=references)
+    with zonald(host, lab) as control, _output(output) as file:
+        for reply in control.stream("SaveImages", request, pb.SaveImagesReply):
+            file.write(reply.data)
+
+
+@image.command("load")
+@click.option(
+    "-i", "--input", "path", type=click.Path(path_type=Path), help="A file or folder; standard input by default."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on the way.")
+@host_option
+@lab_option
+def load(path: Path | None, quiet: bool, host: str | None, lab: str | None) -> None:
+    """Take in all images of an archive of `zonal image save`, `docker save`, or an OCI layout."""
+    from zonal.api import control_pb2 as pb
+
+    path = path or Path("-")
+
+    def requests() -> Iterator[pb.ImportImageRequest]:
+        yield pb.ImportImageRequest(header=pb.ImportImageHeader(source=str(path), every=True))
+        while chunk := file.read(_CHUNK):
+            yield pb.ImportImageRequest(data=chunk)
+
+    with archive(path) as file, zonald(host, lab) as control:
+        for reply in control.converse("ImportImage", requests(), pb.ImportImageReply):
+            if reply.WhichOneof("reply") == "image":
+                names = [name for name in reply.image.references if "@" not in name]
+                click.echo("\n".join(names) or reply.image.id)
+            elif not quiet:
+                say(reply.progress)
+
+
+@image.command("df")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@host_option
+@lab_option
+def disk_usage(as_json: bool, host: str | None, lab: str | None) -> None:
+    """Show what images, zones and volumes take on the disk, and what of it nobody uses."""
+    import json
+
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        usages = control.call("DiskUsage", pb.DiskUsageRequest(), pb.DiskUsageReply).usages
+    if as_json:
+        for item in usages:
+            numbers = {"total": item.total, "active": item.active}
+            sizes = {"size_bytes": item.size_bytes, "reclaimable_bytes": item.reclaimable_bytes}
+            click.echo(json.dumps({"kind": item.kind, **numbers, **sizes}))
+        return
+    rows = [
+        [item.kind, str(item.total), str(item.active), show_size(item.size_bytes), show_size(item.reclaimable_bytes)]
+        for item in usages
+    ]
+    click.echo(show_table(["KIND", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], rows))
+
+
+@contextmanager
+def _output(path: Path | None) -> Generator[IO[bytes]]:
+    """Standard output, or a file. Raises ``InvalidInputError``."""
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    umask = os.umask(0)
+    os.umask(umask)
+    try:
+        with whole_file(path, 0o666 & ~umask) as file:
+            yield file
+    except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
+        raise InvalidInputError(f"{path} cannot be written: {error.strerror}", hint="give another file") from error
 
 
 def upload_image(

@@ -14,15 +14,14 @@ from zonal.cli.connect import host_option, lab_option
 from zonal.cli.environment import read_env_file, variable
 from zonal.cli.errors import say, warn
 from zonal.cli.format import parse_size
-from zonal.cli.kernel import ensure_kernel, is_kernel_path
+from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
+from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
+from zonal.cli.registry import tls_option
 from zonal.cli.timing import Stopwatch
 from zonal.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from zonal.api import control_pb2 as pb
     from zonal.cli.attach import Outcome
-    from zonal.cli.client import Control
-    from zonal.cli.supply import Supply
 
 MAX_CPUS = 64
 _TIMINGS = ("table", "json")
@@ -72,6 +71,16 @@ class _RunCommand(click.Command):
 @click.option("--name", default="", help="Of the zone; made up by default.")
 @click.option("-h", "--hostname", default="", help="Inside; the zone's short id by default.")
 @click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
+@click.option(
+    "--pull",
+    "policy",
+    type=click.Choice(["missing", "always", "never"]),
+    default="missing",
+    help="When to ask the image's registry; missing by default.",
+)
+@tls_option
+@mount_options
+@click.option("--storage-size", default="", metavar="SIZE", help="Of the disk for what is written; 10G by default.")
 @click.option("--read-only", is_flag=True, help="No writing to the image's files.")
 @click.option("--stop-signal", default="", metavar="SIGNAL", help="Instead of the image's, or SIGTERM.")
 @click.option("--timing", metavar="[=json]", help="Show where the time went; =json for programs.")
@@ -94,6 +103,13 @@ def run(
     name: str,
     hostname: str,
     kernel: str,
+    policy: str,
+    tls_verify: bool | None,
+    volumes: tuple[str, ...],
+    mounts: tuple[str, ...],
+    memory_mounts: tuple[str, ...],
+    devices: tuple[str, ...],
+    storage_size: str,
     read_only: bool,
     stop_signal: str,
     timing: str | None,
@@ -114,6 +130,11 @@ def run(
     memory_bytes = parse_size(memory) if memory else 0
     if memory and not memory_bytes:
         raise InvalidInputError("a zone cannot have no memory", hint="such as -m 256M")
+    storage_bytes = parse_size(storage_size) if storage_size else 0
+    if storage_size and not storage_bytes:
+        raise InvalidInputError("a scratch disk cannot have no room", hint="such as --storage-size 1G, or --read-only")
+    _check_unicode([*volumes, *mounts, *memory_mounts, *devices])
+    wanted_mounts = parse_mounts(volumes, mounts, memory_mounts, devices)
     _check_unicode([image, name, hostname, workdir, user, entrypoint or "", stop_signal, *variables, *command])
     from zonal.api import control_pb2 as pb
 
@@ -135,17 +156,37 @@ def run(
         detach=detach,
         stop_signal=stop_signal,
         read_only=read_only,
+        storage_bytes=storage_bytes,
+        mounts=wanted_mounts,
     )
+    from zonal.cli.attach import run_attached
     from zonal.cli.supply import Supply
 
     with Supply(host, lab, image) as supply:
         stopwatch.lap("command line")
         control = supply.control()
         stopwatch.lap("connect")
+        if wanted_mounts:
+            publish_directories(spec.mounts, host, lab)
+            stopwatch.lap("directories")
         if is_kernel_path(kernel):
             spec.kernel = ensure_kernel(control, Path(kernel))
             stopwatch.lap("kernel upload")
-        outcome = _run_with_image(control, spec, supply, stopwatch)
+        elif kernel:
+            spec.kernel = named_kernel(control, kernel, policy, tls_verify=tls_verify)
+        if policy == "always":
+            supply.fetched_image(control, tls_verify=tls_verify)
+            stopwatch.lap("image")
+        try:
+            outcome = run_attached(control, spec)
+        except NotFoundError as error:
+            # A missing command or kernel is not found either; only a missing image can be supplied.
+            wanted = policy != "never" and error.exit_status == NotFoundError.exit_status
+            if not wanted or not supply.image_missing(control):
+                raise
+            supply.missing_image(control, tls_verify=tls_verify)
+            stopwatch.lap("image")
+            outcome = run_attached(control, spec)
     if detach and outcome.zone_id:
         click.echo(outcome.zone_id)
     if outcome.reason:
@@ -153,20 +194,6 @@ def run(
     if timing:
         _show_timing(timing, stopwatch, outcome)
     return outcome.status
-
-
-def _run_with_image(control: Control, spec: pb.RunSpec, supply: Supply, stopwatch: Stopwatch) -> Outcome:
-    from zonal.cli.attach import run_attached
-
-    try:
-        return run_attached(control, spec)
-    except NotFoundError as error:
-        # A missing command or kernel is not found either; only a missing image can be supplied.
-        if error.exit_status != NotFoundError.exit_status or not supply.image_missing(control):
-            raise
-    supply.image(control)
-    stopwatch.lap("image")
-    return run_attached(control, spec)
 
 
 def _show_timing(timing: str, stopwatch: Stopwatch, outcome: Outcome) -> None:

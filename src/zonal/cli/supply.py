@@ -47,17 +47,28 @@ class Supply:
         return Control(self._stack.enter_context(channel))
 
     def image_missing(self, control: Control) -> bool:
-        """Whether the image is not in the store, but can be made here."""
+        """Whether the image is not in the store."""
         from zonal.api import control_pb2 as pb
-        from zonal.images.bootstrap import known
 
-        if known(self._image) is None:
-            return False
         try:
             control.call("InspectImage", pb.ImageRef(reference=self._image), pb.ImageDetails)
         except NotFoundError:
             return True
         return False
+
+    def fetched_image(self, control: Control, *, tls_verify: bool | None) -> None:
+        """Has zonald pull the image from its registry. Raises ``ZonalError``."""
+        from zonal.cli.registry import pull_image
+
+        pull_image(control, self._image, tls_verify=tls_verify)
+        self._save()
+
+    def missing_image(self, control: Control, *, tls_verify: bool | None) -> None:
+        """Gets an image that is not in the store: makes it, if it is one of Debian's, else pulls it."""
+        if _can_be_made(self._image):
+            self.image(control)
+        else:
+            self.fetched_image(control, tls_verify=tls_verify)
 
     def image(self, control: Control, *, refresh: bool = False) -> pb.Image:
         """Makes the image, or takes the one made before, and puts it into the store. Raises ``ZonalError``."""
@@ -76,11 +87,17 @@ class Supply:
                     config_json=root.settings.decode(),
                     tell=step.detail,
                 )
-            if not self._socket:
-                from zonal.lab import checkpoint
-
-                checkpoint(self._lab, progress)
+        self._save()
         return made
+
+    def _save(self) -> None:
+        """What came into a lab survives whatever happens to its QEMU."""
+        if self._socket:
+            return
+        from zonal.lab import checkpoint
+
+        with shown_progress() as progress:
+            checkpoint(self._lab, progress)
 
     def _lab_up(self) -> Endpoint:
         from zonal.lab import ensure_up

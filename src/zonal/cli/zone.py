@@ -10,7 +10,8 @@ import click
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.errors import show_error
 from zonal.cli.format import shorten, show_age, show_size, show_table
-from zonal.errors import ZonalError
+from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
+from zonal.errors import InvalidInputError, ZonalError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -145,18 +146,61 @@ def wait(zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
 
 @zone.command("rm")
 @click.option("-f", "--force", is_flag=True, help="Kill those that run first.")
+@click.option("-v", "--volumes", is_flag=True, help="Also the volumes that were made for them alone.")
 @click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
 @host_option
 @lab_option
-def remove(force: bool, zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
-    """Remove zones that have ended, with their logs."""
+def remove(force: bool, volumes: bool, zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Remove zones that have ended, with their logs and what they wrote outside volumes."""
     from zonal.api import control_pb2 as pb
 
     with zonald(host, lab) as control:
         each(
             zones,
-            lambda ref: control.call("RemoveZone", pb.RemoveZoneRequest(zone=ref, force=force), pb.RemoveZoneReply),
+            lambda ref: control.call(
+                "RemoveZone", pb.RemoveZoneRequest(zone=ref, force=force, volumes=volumes), pb.RemoveZoneReply
+            ),
         )
+
+
+@zone.command("mount")
+@mount_options
+@click.argument("ref", metavar="ZONE")
+@host_option
+@lab_option
+def mount(
+    volumes: tuple[str, ...],
+    mounts: tuple[str, ...],
+    memory_mounts: tuple[str, ...],
+    devices: tuple[str, ...],
+    ref: str,
+    host: str | None,
+    lab: str | None,
+) -> None:
+    """Give a running zone more mounts, with the options of `zonal run`."""
+    from zonal.api import control_pb2 as pb
+
+    wanted = parse_mounts(volumes, mounts, memory_mounts, devices)
+    if not wanted:
+        raise InvalidInputError("no mount is given", hint="such as -v name:/data")
+    with zonald(host, lab) as control:
+        publish_directories(wanted, host, lab)
+        for item in wanted:
+            control.call("MountInZone", pb.MountInZoneRequest(zone=ref, mount=item), pb.MountInZoneReply)
+
+
+@zone.command("unmount")
+@click.argument("ref", metavar="ZONE")
+@click.argument("targets", nargs=-1, required=True, metavar="PATH…")
+@host_option
+@lab_option
+def unmount(ref: str, targets: tuple[str, ...], host: str | None, lab: str | None) -> None:
+    """Take mounts away from a running zone, busy or not."""
+    from zonal.api import control_pb2 as pb
+
+    with zonald(host, lab) as control:
+        for target in targets:
+            control.call("UnmountInZone", pb.UnmountInZoneRequest(zone=ref, target=target), pb.UnmountInZoneReply)
 
 
 def each(refs: tuple[str, ...], action: Callable[[str], object]) -> None:

@@ -6,11 +6,17 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from zonal.daemon.files import FileCalls
 from zonal.daemon.info import InfoCall
+from zonal.daemon.kernels import KernelCalls
+from zonal.daemon.mount_spec import Mounts
+from zonal.daemon.registries import RegistryCalls
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
-from zonal.daemon.services import ImageService, KernelService
-from zonal.daemon.uploads import ImageCalls, KernelCalls
+from zonal.daemon.services import ImageService, KernelService, VolumeService
+from zonal.daemon.uploads import ImageCalls
+from zonal.daemon.usage import UsageCall
+from zonal.daemon.volumes import VolumeCalls
 from zonal.daemon.zones import ZoneCalls
 from zonal.zones.spec import ZoneService
 
@@ -21,19 +27,24 @@ class Services:
 
     zones: ZoneService
     images: ImageService
+    volumes: VolumeService
     kernels: KernelService
     spool: Path
 
 
 def make_control(services: Services, stopping: asyncio.Event) -> Handler:
     """The service's handler; once ``stopping`` is set, attached runs end and their zones go on."""
-    zones = ZoneCalls(services.zones)
+    mounts = Mounts(services.images, services.volumes)
+    zones = ZoneCalls(services.zones, mounts)
+    files = FileCalls(services.zones, services.images, services.spool)
+    volumes = VolumeCalls(services.volumes)
     images = ImageCalls(services.images, services.spool)
+    registries = RegistryCalls(services.images)
     kernels = KernelCalls(services.kernels, services.spool)
     return control_handler(
         {
             "Info": InfoCall(services.zones),
-            "Run": RunCall(services.zones, services.images, stopping),
+            "Run": RunCall(services.zones, services.images, mounts, stopping),
             "ListZones": zones.list,
             "InspectZone": zones.inspect,
             "StopZone": zones.stop,
@@ -43,10 +54,33 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
             "ZoneLogs": zones.logs,
             "ZoneConsole": zones.console,
             "ImportImage": images.import_image,
+            "PullImage": registries.pull,
+            "PushImage": registries.push,
+            "SaveImages": images.save,
+            "CheckLogin": registries.check_login,
+            "DiskUsage": UsageCall(services.images, services.zones, services.volumes),
+            "TagImage": images.tag,
+            "PruneImages": images.prune,
             "ListImages": images.list,
             "InspectImage": images.inspect,
             "RemoveImage": images.remove,
+            "MountInZone": zones.mount,
+            "UnmountInZone": zones.unmount,
+            "CopyFromZone": files.copy_from,
+            "CopyToZone": files.copy_to,
+            "StatInZone": files.stat,
+            "ZoneChanges": files.changes,
+            "CommitZone": files.commit,
+            "CreateVolume": volumes.create,
+            "ListVolumes": volumes.list,
+            "InspectVolume": volumes.inspect,
+            "RemoveVolume": volumes.remove,
+            "PruneVolumes": volumes.prune,
             "ImportKernel": kernels.import_kernel,
             "ListKernels": kernels.list,
+            "PullKernel": kernels.pull,
+            "ImportDebianKernel": kernels.import_debian,
+            "UseKernel": kernels.use,
+            "RemoveKernel": kernels.remove,
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zonal.api import control_pb2 as pb
+from zonal.zones.mounts import Mount
 from zonal.zones.spec import Phase, ZoneRecord, ZoneState
 
 _STATES = {
@@ -38,7 +39,30 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         phases=phase_messages(record.phases),
         agent_resident_bytes=record.agent_resident_bytes,
         kernel_release=record.kernel_release,
+        storage_bytes=spec.storage_bytes,
+        mounts=[mount_message(mount) for mount in _mounts(record)],
     )
+
+
+def mount_message(mount: Mount) -> pb.Mount:
+    """One mount."""
+    return pb.Mount(
+        type=mount.kind,
+        source=mount.source,
+        target=mount.target,
+        read_only=mount.read_only,
+        subpath=mount.subpath,
+        size_bytes=mount.size_bytes,
+        options=mount.options,
+    )
+
+
+def _mounts(record: ZoneRecord) -> list[Mount]:
+    """What is mounted now; of a zone that has ended, what was when it began."""
+    if not record.attached:
+        return list(record.spec.mounts)
+    lasting = [mount for mount in record.spec.mounts if not mount.needs_attaching]
+    return [*lasting, *(each.mount for each in record.attached)]
 
 
 def phase_messages(phases: Iterable[Phase]) -> list[pb.Phase]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from zonal.api import control_pb2 as pb
 from zonal.api.signals import MAX_SIGNAL
 from zonal.daemon.messages import phase_messages
+from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import resolve_spec, terminal_size
 from zonal.daemon.services import ImageFinder
@@ -28,9 +30,10 @@ _NAME_TRIES = 20
 class RunCall:
     """The run call of the control service."""
 
-    def __init__(self, zones: ZoneService, images: ImageFinder, stopping: asyncio.Event) -> None:
+    def __init__(self, zones: ZoneService, images: ImageFinder, mounts: Mounts, stopping: asyncio.Event) -> None:
         self._zones = zones
         self._images = images
+        self._mounts = mounts
         self._stopping = stopping
 
     async def __call__(self, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:
@@ -51,14 +54,18 @@ class RunCall:
             await zone.detach()
 
     async def _launch(self, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
+        # What is wrong with the rest is told before a volume is made for a mount.
+        spec = resolve_spec(request, self._images, name=request.name or make_name())
+        spec = replace(spec, mounts=await self._mounts.resolve(request.mounts))
         for attempt in range(_NAME_TRIES):
-            spec = resolve_spec(request, self._images, name=request.name or make_name())
             try:
                 return await self._zones.run(spec, arrived_ns=arrived_ns)
             except AlreadyExistsError:
                 # A made-up name may be taken; then another is made up.
                 if request.name or attempt == _NAME_TRIES - 1:
+                    self._mounts.discard(spec.mounts)
                     raise
+                spec = replace(spec, name=make_name())
         raise AssertionError("the loop returns or raises")
 
     async def _attend(self, zone: RunningZone, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:

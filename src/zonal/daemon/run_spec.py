@@ -5,6 +5,8 @@ from __future__ import annotations
 from zonal.api import control_pb2 as pb
 from zonal.daemon.services import ImageFinder
 from zonal.errors import InvalidInputError
+from zonal.volumes.filesystem import check_size
+from zonal.volumes.sizes import DEFAULT_SIZE
 from zonal.zones.names import check_hostname, check_name, make_id
 from zonal.zones.oci_spec import ProcessOptions, resolve_process
 from zonal.zones.spec import (
@@ -25,7 +27,7 @@ _DEFAULT_TERMINAL = TerminalSize()
 
 
 def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> ZoneSpec:
-    """Checks a request and fills in what it leaves open, from the image and the defaults.
+    """Checks a request, but for its mounts, and fills in what it leaves open, from the image and the defaults.
 
     Raises ``InvalidInputError`` or, for the image, ``NotFoundError``.
     """
@@ -73,6 +75,7 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         detach=request.detach,
         stop_signal=process.stop_signal,
         read_only=request.read_only,
+        storage_bytes=_storage(request),
     )
 
 
@@ -86,6 +89,18 @@ def terminal_size(message: pb.TerminalSize) -> TerminalSize:
 def _terminal(request: pb.RunSpec) -> TerminalSize:
     size = terminal_size(request.terminal_size)
     return size if size.rows and size.columns else _DEFAULT_TERMINAL
+
+
+def _storage(request: pb.RunSpec) -> int:
+    if request.read_only:
+        if request.storage_bytes:
+            raise InvalidInputError(
+                "a zone whose root is read-only has no scratch disk", hint="leave out the size, or --read-only"
+            )
+        return 0
+    size = request.storage_bytes or DEFAULT_SIZE
+    check_size(size)
+    return -(-size // PAGE_SIZE) * PAGE_SIZE
 
 
 def _memory(size: int) -> int:

@@ -1,8 +1,9 @@
-"""The calls on images and kernels. An upload is spooled to a file first, and read only once it is whole."""
+"""The calls on images. An upload is spooled to a file first, and read only once it is whole."""
 
 from __future__ import annotations
 
 import asyncio
+import builtins
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,13 +12,13 @@ from typing import IO
 
 from zonal.api import control_pb2 as pb
 from zonal.daemon.rpc import Context
-from zonal.daemon.services import ImageService, KernelInfo, KernelService
+from zonal.daemon.services import ImageService
 from zonal.errors import InvalidInputError, ResourceExhaustedError
 from zonal.images.archive import FORMATS
-from zonal.images.store import Image, Progress
+from zonal.images.image import Image
+from zonal.images.store import Progress
 
 MAX_IMAGE_BYTES = 64 << 30
-MAX_KERNEL_BYTES = 1 << 30
 RESERVE_BYTES = 256 << 20
 """Left free on the stores' disk by an upload, since the records and logs of zones are there too."""
 _CHECK_EVERY = 16 << 20
@@ -39,19 +40,32 @@ class ImageCalls:
         if (header.format or "auto") not in FORMATS:
             raise InvalidInputError(f"{header.format!r} is not a format of images", hint="one of " + ", ".join(FORMATS))
         with tempfile.NamedTemporaryFile(dir=self._spool, prefix="image-") as file:
-            await _receive((request.data async for request in requests), file.file, MAX_IMAGE_BYTES, header.source)
-            image = await _with_progress(
-                lambda progress: self._images.import_archive(
-                    Path(file.name),
-                    format=header.format or "auto",
-                    name=header.reference,
-                    settings=header.config_json.encode(),
-                    source=header.source or "the upload",
-                    progress=progress,
-                ),
-                context,
-            )
-        await context.write(pb.ImportImageReply(image=image_message(image)))
+            await receive((request.data async for request in requests), file.file, MAX_IMAGE_BYTES, header.source)
+            images = await _with_progress(lambda progress: self._take_in(Path(file.name), header, progress), context)
+        for image in images:
+            await context.write(pb.ImportImageReply(image=image_message(image)))
+
+    async def save(self, request: pb.SaveImagesRequest, context: Context) -> None:
+        """An archive of images, piece by piece."""
+        if not request.references:
+            raise InvalidInputError("no image is named", hint="zonal image ls lists them")
+        with self._images.save(list(request.references)) as pieces:
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                await context.write(pb.SaveImagesReply(data=piece))
+
+    async def _take_in(self, path: Path, header: pb.ImportImageHeader, progress: Progress) -> builtins.list[Image]:
+        source = header.source or "the upload"
+        if header.every:
+            return await self._images.load_archive(path, source=source, progress=progress)
+        image = await self._images.import_archive(
+            path,
+            format=header.format or "auto",
+            name=header.reference,
+            settings=header.config_json.encode(),
+            source=source,
+            progress=progress,
+        )
+        return [image]
 
     async def list(self, _request: pb.ListImagesRequest, _context: Context) -> pb.ListImagesReply:
         """All images."""
@@ -72,28 +86,14 @@ class ImageCalls:
         removed = self._images.remove(request.reference, force=request.force)
         return pb.RemoveImageReply(untagged=removed.untagged, deleted=removed.deleted)
 
+    async def tag(self, request: pb.TagImageRequest, _context: Context) -> pb.Image:
+        """One more name for an image."""
+        return image_message(self._images.tag(request.reference, request.target))
 
-class KernelCalls:
-    """Import and list of kernels."""
-
-    def __init__(self, kernels: KernelService, spool: Path) -> None:
-        self._kernels = kernels
-        self._spool = spool
-
-    async def import_kernel(self, requests: AsyncIterator[pb.ImportKernelRequest], _context: Context) -> pb.Kernel:
-        """Spools the file and imports it."""
-        first = await anext(requests, None)
-        if first is None or first.WhichOneof("request") != "header":
-            raise InvalidInputError("an import begins with its header")
-        header = first.header
-        with tempfile.NamedTemporaryFile(dir=self._spool, prefix="kernel-") as file:
-            await _receive((request.data async for request in requests), file.file, MAX_KERNEL_BYTES, header.source)
-            kernel = await self._kernels.import_file(Path(file.name), name=header.name, source=header.source)
-        return kernel_message(kernel)
-
-    async def list(self, _request: pb.ListKernelsRequest, _context: Context) -> pb.ListKernelsReply:
-        """All kernels."""
-        return pb.ListKernelsReply(kernels=[kernel_message(kernel) for kernel in await self._kernels.list()])
+    async def prune(self, request: pb.PruneImagesRequest, _context: Context) -> pb.PruneImagesReply:
+        """What nobody needs goes."""
+        pruned = self._images.prune(everything=request.all)
+        return pb.PruneImagesReply(deleted=pruned.deleted, freed_bytes=pruned.freed)
 
 
 def image_message(image: Image) -> pb.Image:
@@ -107,14 +107,8 @@ def image_message(image: Image) -> pb.Image:
     )
 
 
-def kernel_message(kernel: KernelInfo) -> pb.Kernel:
-    """One kernel, as ``zonal kernel ls`` shows it."""
-    return pb.Kernel(
-        name=kernel.name, release=kernel.release, size_bytes=kernel.size_bytes, is_default=kernel.is_default
-    )
-
-
-async def _receive(chunks: AsyncIterator[bytes], file: IO[bytes], limit: int, name: str) -> None:
+async def receive(chunks: AsyncIterator[bytes], file: IO[bytes], limit: int, name: str) -> None:
+    """Spools an upload of at most ``limit`` bytes. Raises ``InvalidInputError``, ``ResourceExhaustedError``."""
     name = name or "the upload"
     size = 0
     checked = -_CHECK_EVERY
@@ -140,7 +134,9 @@ def _check_space(folder: Path) -> None:
         )
 
 
-async def _with_progress(work: Callable[[Progress], Coroutine[None, None, Image]], context: Context) -> Image:
+async def _with_progress(
+    work: Callable[[Progress], Coroutine[None, None, list[Image]]], context: Context
+) -> list[Image]:
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | None] = asyncio.Queue()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
 from zonal.daemon.messages import zone_message
+from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.rpc import Context
 from zonal.daemon.run import MAX_CHUNK, checked_signal
 from zonal.errors import InvalidInputError
@@ -17,8 +18,9 @@ MAX_STOP_TIMEOUT = 24 * 3600
 class ZoneCalls:
     """Everything on zones but running one."""
 
-    def __init__(self, zones: ZoneService) -> None:
+    def __init__(self, zones: ZoneService, mounts: Mounts) -> None:
         self._zones = zones
+        self._mounts = mounts
 
     async def list(self, request: pb.ListZonesRequest, _context: Context) -> pb.ListZonesReply:
         """Those alive, or all."""
@@ -48,8 +50,19 @@ class ZoneCalls:
 
     async def remove(self, request: pb.RemoveZoneRequest, _context: Context) -> pb.RemoveZoneReply:
         """The record and the logs."""
-        await self._zones.remove(request.zone, force=request.force)
+        await self._zones.remove(request.zone, force=request.force, volumes=request.volumes)
         return pb.RemoveZoneReply()
+
+    async def mount(self, request: pb.MountInZoneRequest, _context: Context) -> pb.MountInZoneReply:
+        """A mount more, in a zone that runs."""
+        await self._zones.find(request.zone)  # an unknown zone is to be told before a volume is made for it
+        await self._zones.mount(request.zone, await self._mounts.resolve_one(request.mount))
+        return pb.MountInZoneReply()
+
+    async def unmount(self, request: pb.UnmountInZoneRequest, _context: Context) -> pb.UnmountInZoneReply:
+        """A mount less."""
+        await self._zones.unmount(request.zone, request.target)
+        return pb.UnmountInZoneReply()
 
     async def logs(self, request: pb.ZoneLogsRequest, context: Context) -> None:
         """The workload's output as kept."""

@@ -7,10 +7,13 @@ layers are checked by whoever reads them (`layers`).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from zonal.errors import InvalidInputError
@@ -18,6 +21,16 @@ from zonal.images import tarformat as tar
 from zonal.images.config import PLATFORM, parse_config
 from zonal.images.documents import Node, read_object, read_objects
 from zonal.images.limits import DEFAULT, Limits
+from zonal.images.manifest import (
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    Descriptor,
+    Manifest,
+    as_object,
+    check_count,
+    descriptor_of,
+    parse_manifest,
+)
 from zonal.images.tarformat import Source
 from zonal.images.tarreader import read_members
 
@@ -37,18 +50,6 @@ _NESTING: Final = 4
 _INDEX_TYPES: Final = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-_MANIFEST_TYPES: Final = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
-_CONFIG_TYPES: Final = (
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
-)
-_LAYER_TYPES: Final = re.compile(
-    r"application/vnd\.oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+gzip|\+zstd)?"
-    r"|application/vnd\.docker\.image\.rootfs\.(?:diff|foreign\.diff)\.tar(?:\.gzip|\.zstd)?"
 )
 _NAME_ANNOTATIONS: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
@@ -88,26 +89,42 @@ class Contents:
 
 
 def read_archive(source: Source, format: str, limits: Limits = DEFAULT) -> Contents:
-    """Find the image in an uncompressed archive.
+    """Find the one image in an uncompressed archive.
 
     Raises:
         InvalidInputError: unknown format, nothing to run in it, several images, another platform, a document that is
             malformed or does not match its digest.
     """
+    found = read_archives(source, format, limits)
+    if len(found) > 1:
+        names = [name for contents in found for name in contents.names]
+        raise InvalidInputError(
+            f"{source.label} holds {len(found)} images{': ' if names else ''}{', '.join(names)}",
+            hint="take in all of them with `zonal image load`, or make an archive of the one that you want",
+        )
+    return found[0]
+
+
+def read_archives(source: Source, format: str, limits: Limits = DEFAULT) -> list[Contents]:
+    """Find all images for our platform in an uncompressed archive, at least one.
+
+    Raises:
+        InvalidInputError: as for `read_archive`, but for their number.
+    """
     if format not in FORMATS:
         raise InvalidInputError(f"there is no image format {format!r}", hint=f"it is one of {', '.join(FORMATS)}")
     if format == "rootfs":
-        return _rootfs(source)
+        return [_rootfs(source)]
     files = _list_files(source, limits, probing=format == "auto")
     if files is None:
-        return _rootfs(source)
+        return [_rootfs(source)]
     if format == "oci" or (format == "auto" and files.keys() >= _OCI_NAMES):
         return _Oci(source, files, limits).read()
     if format == "docker" or "manifest.json" in files:
         return _docker(source, files, limits)
     if any(name in files for name in (*_OCI_NAMES, "repositories")):
         raise InvalidInputError(f"{source.label} looks like an image's archive, but has neither index nor manifest")
-    return _rootfs(source)
+    return [_rootfs(source)]
 
 
 def _rootfs(source: Source) -> Contents:
@@ -155,11 +172,22 @@ def _digest(document: bytes) -> str:
     return f"sha256:{hashlib.sha256(document).hexdigest()}"
 
 
-def _check_layers(count: int, label: str, limits: Limits) -> None:
-    if not count:
-        raise InvalidInputError(f"{label} has no layers", hint="there is nothing in it to run")
-    if count > limits.layers:
-        raise InvalidInputError(f"{label} has {count} layers, more than {limits.layers}")
+def write_layout(folder: Path, manifest: Descriptor) -> None:
+    """Write an OCI layout of one image in a new folder, its blobs being elsewhere."""
+    folder.mkdir()
+    (folder / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [as_object(manifest)]}
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def pair_layers(
+    manifest: Manifest, diff_ids: Sequence[str], label: str, sources: Sequence[Source]
+) -> tuple[Layer, ...]:
+    """The layers of a manifest with what the configuration says that they hold. Raises ``InvalidInputError``."""
+    if len(manifest.layers) != len(diff_ids):
+        raise InvalidInputError(f"{label} has {len(manifest.layers)} layers, the configuration {len(diff_ids)}")
+    triples = zip(sources, manifest.layers, diff_ids, strict=True)
+    return tuple(Layer(source, descriptor.digest, diff_id) for source, descriptor, diff_id in triples)
 
 
 class _Oci:
@@ -171,31 +199,30 @@ class _Oci:
         self._limits = limits
         self._seen = 0
 
-    def read(self) -> Contents:
+    def read(self) -> list[Contents]:
         layout = read_object(self._top("oci-layout"), f"{self._source.label}: oci-layout")
         if not layout.text("imageLayoutVersion").startswith("1."):
             raise layout.refuse("imageLayoutVersion", f"is {layout.text('imageLayoutVersion')!r}, not 1.0.0")
-        found: dict[str, Node] = {}
-        names: list[str] = []
+        found: dict[Descriptor, list[str]] = {}
         others: set[str] = set()
         index = read_object(self._top("index.json"), f"{self._source.label}: index.json")
-        self._collect(index, 0, found, names, others)
+        self._collect(index, 0, (), found, others)
         if not found:
             what = f"is for {', '.join(sorted(others))}" if others else "holds no image"
             raise InvalidInputError(f"{self._source.label} {what}", hint=f"a zone runs {PLATFORM} only")
-        if len(found) > 1:
-            raise InvalidInputError(
-                f"{self._source.label} holds {len(found)} images{': ' if names else ''}{', '.join(names)}",
-                hint="make an archive of the one that you want",
-            )
-        document = self._read(next(iter(found.values())))
-        return self._image(document, tuple(dict.fromkeys(names)))
+        return [self._image(self._read(descriptor), tuple(dict.fromkeys(names))) for descriptor, names in found.items()]
 
-    def _collect(self, index: Node, depth: int, found: dict[str, Node], names: list[str], others: set[str]) -> bool:
-        """Gather manifests for our platform, the names given to them, and other platforms; whether there was one."""
+    def _collect(
+        self,
+        index: Node,
+        depth: int,
+        names: tuple[str, ...],
+        found: dict[Descriptor, list[str]],
+        others: set[str],
+    ) -> None:
+        """Gather manifests for our platform with the names given to them, and to indexes above, and other platforms."""
         if depth > _NESTING:
             raise InvalidInputError(f"{self._source.label}: its indexes are nested too deep")
-        any_matched = False
         for descriptor in index.nodes("manifests"):
             self._seen += 1
             if self._seen > _MANIFESTS:
@@ -203,47 +230,28 @@ class _Oci:
             media_type = descriptor.text("mediaType")
             platform = descriptor.node("platform")
             spelling = f"{platform.text('os')}/{platform.text('architecture')}"
+            annotations = descriptor.node("annotations")
+            given = (*names, *(name for key in _NAME_ANNOTATIONS if (name := annotations.text(key))))
             if media_type in _INDEX_TYPES:
-                index_within = read_object(self._read(descriptor), descriptor.label)
-                matched = self._collect(index_within, depth + 1, found, names, others)
-            elif media_type not in _MANIFEST_TYPES or ("platform" in descriptor and spelling != PLATFORM):
+                index_within = read_object(self._read(descriptor_of(descriptor)), descriptor.label)
+                self._collect(index_within, depth + 1, given, found, others)
+            elif media_type not in MANIFEST_TYPES or ("platform" in descriptor and spelling != PLATFORM):
                 if not spelling.startswith("unknown/"):
-                    others.add(spelling if media_type in _MANIFEST_TYPES else media_type or "nothing that is named")
-                continue
+                    others.add(spelling if media_type in MANIFEST_TYPES else media_type or "nothing that is named")
             else:
-                matched = True
-                found.setdefault(descriptor.digest("digest"), descriptor)
-            if matched:
-                annotations = descriptor.node("annotations")
-                names.extend(name for key in _NAME_ANNOTATIONS if (name := annotations.text(key)))
-                any_matched = True
-        return any_matched
+                found.setdefault(descriptor_of(descriptor), []).extend(given)
 
     def _image(self, document: bytes, names: tuple[str, ...]) -> Contents:
         label = f"{self._source.label}: manifest"
-        manifest = read_object(document, label)
-        if manifest.text("mediaType") not in ("", *_MANIFEST_TYPES):
-            raise manifest.refuse("mediaType", f"is {manifest.text('mediaType')!r}, not that of an image")
-        configuration = manifest.node("config")
-        if configuration.text("mediaType") not in _CONFIG_TYPES:
-            kind = configuration.text("mediaType")
-            raise InvalidInputError(f"{label}: it is not a container image, but {kind or 'something unnamed'}")
-        config = self._read(configuration)
+        manifest = parse_manifest(document, label, self._limits)
+        config = self._read(manifest.config)
         diff_ids = parse_config(config, f"{self._source.label}: configuration").diff_ids
-        descriptors = manifest.nodes("layers")
-        _check_layers(len(descriptors), self._source.label, self._limits)
-        if len(descriptors) != len(diff_ids):
-            raise InvalidInputError(f"{label} has {len(descriptors)} layers, the configuration {len(diff_ids)}")
-        layers: list[Layer] = []
-        for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
-            if not _LAYER_TYPES.fullmatch(descriptor.text("mediaType")):
-                raise descriptor.refuse("mediaType", f"is {descriptor.text('mediaType')!r}, which is not a layer's")
-            layers.append(Layer(self._find(descriptor), descriptor.digest("digest"), diff_id))
-        return Contents("oci", tuple(layers), config, document, names)
+        layers = pair_layers(manifest, diff_ids, label, [self._find(descriptor) for descriptor in manifest.layers])
+        return Contents("oci", layers, config, document, names)
 
-    def _find(self, descriptor: Node) -> Source:
+    def _find(self, descriptor: Descriptor) -> Source:
         """The blob that a descriptor points at, its size checked."""
-        name, size = _blob_name(descriptor), descriptor.size("size")
+        name, size = _blob_name(descriptor), descriptor.size
         found = self._files.get(name)
         if found is None:
             raise InvalidInputError(f"{self._source.label} lacks {name}", hint="the file is incomplete")
@@ -251,11 +259,11 @@ class _Oci:
             raise InvalidInputError(f"{found.label} has {found.size} bytes, where its descriptor says {size}")
         return found
 
-    def _read(self, descriptor: Node) -> bytes:
+    def _read(self, descriptor: Descriptor) -> bytes:
         """The document that a descriptor points at, its digest checked."""
         found = self._find(descriptor)
         data = _document(self._files, _blob_name(descriptor), self._source, self._limits)
-        if _digest(data) != descriptor.digest("digest"):
+        if _digest(data) != descriptor.digest:
             raise InvalidInputError(f"{found.label} is corrupt: its digest is {_digest(data)}")
         return data
 
@@ -263,20 +271,19 @@ class _Oci:
         return _document(self._files, name, self._source, self._limits)
 
 
-def _blob_name(descriptor: Node) -> str:
-    return f"blobs/sha256/{descriptor.digest('digest').removeprefix('sha256:')}"
+def _blob_name(descriptor: Descriptor) -> str:
+    return f"blobs/sha256/{descriptor.digest.removeprefix('sha256:')}"
 
 
-def _docker(source: Source, files: dict[str, Source], limits: Limits) -> Contents:
+def _docker(source: Source, files: dict[str, Source], limits: Limits) -> list[Contents]:
     """What ``docker save`` writes: one entry an image in manifest.json, as moby's image specification v1.2 has it."""
     entries = read_objects(_document(files, "manifest.json", source, limits), f"{source.label}: manifest.json")
-    if len(entries) != 1:
-        names = [name for entry in entries for name in entry.texts("RepoTags")[:1]]
-        raise InvalidInputError(
-            f"{source.label} holds {len(entries)} images{': ' if names else ''}{', '.join(names)}",
-            hint="make an archive of the one that you want",
-        )
-    entry = entries[0]
+    if not 0 < len(entries) <= _MANIFESTS:
+        raise InvalidInputError(f"{source.label} holds {len(entries)} images")
+    return [_docker_image(source, entry, files, limits) for entry in entries]
+
+
+def _docker_image(source: Source, entry: Node, files: dict[str, Source], limits: Limits) -> Contents:
     name = entry.text("Config")
     config = _document(files, name, source, limits)
     stated = re.search(r"[0-9a-f]{64}", name)
@@ -284,7 +291,7 @@ def _docker(source: Source, files: dict[str, Source], limits: Limits) -> Content
         raise InvalidInputError(f"{source.label}: {name} is corrupt: its digest is {_digest(config)}")
     diff_ids = parse_config(config, f"{source.label}: {name}").diff_ids
     paths = entry.texts("Layers")
-    _check_layers(len(paths), source.label, limits)
+    check_count(len(paths), source.label, limits)
     if len(paths) != len(diff_ids):
         raise InvalidInputError(f"{source.label}: manifest.json has {len(paths)} layers, {name} {len(diff_ids)}")
     layers: list[Layer] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,11 +127,12 @@ class Catalogue:
                     record.imported_ns, record.source,
                 ),
             )  # fmt: skip
-            for name in record.references:
-                self._database.execute(
-                    "INSERT INTO reference VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
-                    (name, record.id),
-                )
+            self._point(record.id, record.references)
+
+    def add_references(self, image_id: str, names: Iterable[str]) -> None:
+        """Give an image more names; one of another image moves to it."""
+        with self._transaction():
+            self._point(image_id, names)
 
     def remove_reference(self, name: str) -> None:
         """Take a name away from its image."""
@@ -151,6 +152,12 @@ class Catalogue:
         with self._transaction():
             self._database.execute("DELETE FROM image WHERE chain_id = ?", (chain_id,))
             self._database.execute("DELETE FROM filesystem WHERE chain_id = ?", (chain_id,))
+
+    def _point(self, image_id: str, names: Iterable[str]) -> None:
+        self._database.executemany(
+            "INSERT INTO reference VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
+            [(name, image_id) for name in names],
+        )
 
     def _select(self, condition: str, values: tuple[Any, ...]) -> list[Record]:
         rows = self._database.execute(

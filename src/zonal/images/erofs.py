@@ -7,14 +7,14 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from io import FileIO
 from pathlib import Path
 from typing import IO, Final
 
-from zonal.errors import ResourceExhaustedError, UnavailableError, ZonalError
+from zonal.errors import UnavailableError, ZonalError
 from zonal.images import flatten
+from zonal.images.files import no_room
 from zonal.images.flatten import Flattened
 from zonal.images.work import Stop, in_thread
 
@@ -51,7 +51,8 @@ async def make_erofs(flattened: Flattened, path: Path, identity: str) -> int:
         str(path),  # and no source: the stream is its standard input
     ]  # fmt: skip
     try:
-        with tempfile.TemporaryFile(dir=path.parent) as messages:
+        # Not on the disk, which may be full: then nothing would say so.
+        with os.fdopen(os.memfd_create("mkfs.erofs"), "w+b") as messages:
             status = await _run(command, flattened, path.parent, messages)
             if status != 0:
                 messages.seek(0)
@@ -70,16 +71,7 @@ def check_room(folder: Path, needed: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise no_room(folder, free, needed)
-
-
-def no_room(folder: Path, free: int, needed: int | None = None) -> ResourceExhaustedError:
-    """The error for a full disk, in numbers."""
-    wanted = f", {needed >> 20} MiB are needed" if needed is not None else ""
-    return ResourceExhaustedError(
-        f"not enough room on the disk that holds {folder}: {free >> 20} MiB are free{wanted}",
-        hint="remove images with `zonal image rm`, or make the disk larger",
-    )
+        raise no_room(folder, needed)
 
 
 async def _run(command: list[str], flattened: Flattened, folder: Path, messages: IO[bytes]) -> int:
@@ -118,7 +110,7 @@ def _feed(flattened: Flattened, pipe: FileIO, stop: Stop) -> bool:
 
 def _failure(messages: str, status: int, folder: Path) -> ZonalError:
     if "No space left" in messages or "ENOSPC" in messages:
-        return no_room(folder, shutil.disk_usage(folder).free)
+        return no_room(folder)
     if re.search(r"(unrecognized|invalid|unknown) option", messages):
         return UnavailableError("mkfs.erofs is too old to read a tar", hint="install erofs-utils 1.8 or later")
     lines = [line.strip() for line in messages.splitlines() if line.strip()]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 from pathlib import Path
+
+from zonal.errors import ResourceExhaustedError
 
 
 def sync_folder(folder: Path) -> None:
@@ -14,6 +18,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or a quota on it, has no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(folder: Path, needed: int | None = None) -> ResourceExhaustedError:
+    """The error for a full disk, in numbers."""
+    wanted = f", {needed >> 20} MiB are needed" if needed is not None else ""
+    return ResourceExhaustedError(
+        f"not enough room on the disk that holds {folder}: {shutil.disk_usage(folder).free >> 20} MiB are free{wanted}",
+        hint="see `zonal image df`; remove images, zones or volumes, or make the disk larger",
+    )
 
 
 def publish(finished: Path, target: Path) -> None:

@@ -4,7 +4,9 @@
 
     kernels/
       names.json                 chosen name → digest, and where it came from
+      default                    the name of the kernel that `use` has chosen
       files/HEX                  imported kernel files, by their sha256
+      modules/NAME/RELEASE/      modules that came with an imported kernel
       cache/HEX/                 what is made of a kernel file (imported or not): decompressed ELF, initrd
 
 Only files and their names: reading a kernel is the business of `zonal.xen.build`.
@@ -17,15 +19,17 @@ import json
 import mmap
 import os
 import re
+import shutil
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, WrongStateError
 from zonal.images.files import publish, write_file
+from zonal.images.kernel_image import KernelFiles, unpack_modules
 
 DEFAULT_NAME: Final = "debian-cloud"
 """Stands for the newest of the host's kernels, one that is made for virtual machines if there is one."""
@@ -51,6 +55,10 @@ class Kernel:
     modules: Path | None
     """Folder of its modules, where there is one."""
     is_default: bool
+    source: str = ""
+    """Where an imported one came from: a file, or an image's name."""
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    """What a kernel image says of it."""
 
 
 class KernelStore:
@@ -58,18 +66,30 @@ class KernelStore:
 
     def __init__(self, root: Path, boot: Path = Path("/boot"), modules: Path = Path("/lib/modules")) -> None:
         self._root = root
-        self._boot = boot
-        self._modules = modules
+        self.boot = boot
+        self.host_modules = modules
         self._changing = threading.Lock()
         self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
-        for folder in ("files", "cache", "tmp"):
+        for folder in ("files", "cache", "modules", "tmp"):
             (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in (root / "tmp").iterdir():
-            left.unlink()
+            _remove(left)
 
     def list(self) -> list[Kernel]:
         """The default, the host's others from the newest to the oldest, then the imported ones by name."""
-        return [*self._host_kernels(), *(self._imported(name) for name in sorted(self._names()))]
+        kernels = [*self._host_kernels(), *(self._imported(name) for name in sorted(self._names()))]
+        chosen = self._chosen()
+        if not any(kernel.name == chosen for kernel in kernels):
+            return kernels
+        kernels = [replace(kernel, is_default=kernel.name == chosen) for kernel in kernels]
+        return sorted(kernels, key=lambda kernel: not kernel.is_default)
+
+    def use(self, name: str) -> Kernel:
+        """Makes a kernel the default. Raises as `resolve`."""
+        with self._changing:
+            kernel = self.resolve(name)
+            write_file(self._root / "default", kernel.name.encode(), self._root / "tmp")
+        return replace(kernel, is_default=True)
 
     def resolve(self, name: str) -> Kernel:
         """The kernel with this name, with a name that begins like this, or with such a digest; empty: the default.
@@ -79,9 +99,9 @@ class KernelStore:
             InvalidInputError: the beginning of several names.
         """
         kernels = self.list()
-        name = name or DEFAULT_NAME
+        name = name or next((kernel.name for kernel in kernels if kernel.is_default), DEFAULT_NAME)
         for kernel in kernels:
-            if name in (kernel.name, kernel.release if kernel.path.parent == self._boot else None):
+            if name in (kernel.name, kernel.release if kernel.path.parent == self.boot else None):
                 return kernel
         matches = [kernel for kernel in kernels if kernel.name.startswith(name)]
         if not matches and (digits := _DIGITS.fullmatch(name)):
@@ -96,7 +116,32 @@ class KernelStore:
             )
         return matches[0]
 
-    def import_file(self, path: Path, name: str, *, source: str = "") -> Kernel:
+    def import_image(self, files: KernelFiles, name: str, *, source: str) -> Kernel:
+        """Take in what a kernel image holds, its modules too, as another kernel of this name if there is one.
+
+        Raises as `import_file`, and when the modules cannot be unpacked.
+        """
+        _check_name(name)
+        release = _release_of(files.image)
+        working = self._root / "tmp" / f"modules.{os.getpid()}.{time.monotonic_ns()}"
+        working.mkdir()
+        try:
+            unpacked = unpack_modules(files.addons, release, working) if files.addons and release else None
+            with self._changing:
+                names = self._names()
+                if name in names and names[name].get("source") != source:
+                    raise AlreadyExistsError(f"there is a kernel {name} already", hint="choose another name")
+                if name in names:
+                    self._remove(self._imported(name))
+                if unpacked is not None:
+                    place = self._root / "modules" / name
+                    place.mkdir()
+                    unpacked.rename(place / release)
+            return self.import_file(files.image, name, source=source, metadata=files.metadata)
+        finally:
+            _remove(working)
+
+    def import_file(self, path: Path, name: str, *, source: str = "", metadata: dict[str, str] | None = None) -> Kernel:
         """Take in a kernel file, an ELF or a bzImage for x86-64, under a name. Blocks while it is copied.
 
         Raises:
@@ -104,11 +149,8 @@ class KernelStore:
             AlreadyExistsError: the name is that of another kernel.
         """
         label = source or str(path)
-        if not _NAME.fullmatch(name):
-            raise InvalidInputError(
-                f"kernel name {name!r} is malformed", hint="lower case letters, digits, '.', '_', '+' and '-'"
-            )
-        _check_kind(path, label)
+        _check_name(name)
+        check_kind(path, label)
         copied = self._root / "tmp" / f"import.{os.getpid()}.{time.monotonic_ns()}"
         try:
             digest = _copy(path, copied)
@@ -118,7 +160,7 @@ class KernelStore:
                 if name in taken or (name in names and names[name]["digest"] != digest):
                     raise AlreadyExistsError(f"there is a kernel {name} already", hint="choose another name")
                 publish(copied, self._file(digest))
-                self._write_names({**names, name: {"digest": digest, "source": label}})
+                self._write_names({**names, name: {"digest": digest, "source": label, "metadata": metadata or {}}})
                 return self._imported(name)
         finally:
             copied.unlink(missing_ok=True)
@@ -161,13 +203,11 @@ class KernelStore:
         if all(entry["digest"] != digest for entry in names.values()):
             self._file(digest).unlink(missing_ok=True)
             cache = self._root / "cache" / digest.removeprefix("sha256:")
-            for path in cache.glob("*"):
-                path.unlink()
-            if cache.exists():
-                cache.rmdir()
+            _remove(cache)
+        _remove(self._root / "modules" / kernel.name)
 
     def _host_kernels(self) -> list[Kernel]:
-        releases = [path.name.removeprefix("vmlinuz-") for path in self._boot.glob("vmlinuz-*") if path.is_file()]
+        releases = [path.name.removeprefix("vmlinuz-") for path in self.boot.glob("vmlinuz-*") if path.is_file()]
         releases.sort(key=_release_order, reverse=True)
         # A kernel for the cloud has the drivers of virtual machines, and little else to start.
         default = next((r for r in releases if "cloud" in r), releases[0] if releases else None)
@@ -175,8 +215,8 @@ class KernelStore:
         return [self._host_kernel(release, is_default=release == default) for release in ordered]
 
     def _host_kernel(self, release: str, *, is_default: bool) -> Kernel:
-        path = self._boot / f"vmlinuz-{release}"
-        modules = self._modules / release
+        path = self.boot / f"vmlinuz-{release}"
+        modules = self.host_modules / release
         return Kernel(
             name=DEFAULT_NAME if is_default else release,
             path=path,
@@ -187,12 +227,20 @@ class KernelStore:
         )
 
     def _imported(self, name: str) -> Kernel:
-        path = self._file(self._names()[name]["digest"])
+        entry = self._names()[name]
+        path = self._file(entry["digest"])
         release = _release_of(path)
-        modules = self._modules / release if release else None
-        return Kernel(
-            name, path, release, path.stat().st_size, modules if modules and modules.is_dir() else None, False
-        )
+        # Its own before the host's of the same release.
+        places = (self._root / "modules" / name / release, self.host_modules / release) if release else ()
+        modules = next((place for place in places if place.is_dir()), None)
+        size = path.stat().st_size
+        return Kernel(name, path, release, size, modules, False, entry["source"], entry.get("metadata", {}))
+
+    def _chosen(self) -> str:
+        try:
+            return (self._root / "default").read_text()
+        except FileNotFoundError:
+            return ""
 
     def _file(self, digest: str) -> Path:
         return self._root / "files" / digest.removeprefix("sha256:")
@@ -218,8 +266,11 @@ def _copy(source: Path, target: Path) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
-def _check_kind(path: Path, label: str) -> None:
-    """Refuse at once what is no kernel at all; a damaged one is found when it is read."""
+def check_kind(path: Path, label: str) -> None:
+    """Refuse at once what is no kernel at all; a damaged one is found when it is read.
+
+    Raises ``InvalidInputError``, ``NotFoundError``.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(0x300)
@@ -236,6 +287,20 @@ def _check_kind(path: Path, label: str) -> None:
         raise InvalidInputError(
             f"{label} is not a Linux kernel for x86-64", hint="give a bzImage (vmlinuz) or an ELF (vmlinux)"
         )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(
+            f"kernel name {name!r} is malformed", hint="lower case letters, digits, '.', '_', '+' and '-'"
+        )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _release_of(path: Path) -> str:

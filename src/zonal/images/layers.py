@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,9 @@ from zonal.errors import InvalidInputError, NotFoundError
 from zonal.images import compression
 from zonal.images.archive import Layer
 from zonal.images.limits import Limits
+from zonal.images.manifest import layer_type
 from zonal.images.tarformat import Source
+from zonal.images.unpacked import Unpacked
 from zonal.images.work import Stop, in_thread
 
 _AT_ONCE: Final = 2
@@ -69,11 +71,21 @@ class OpenLayer:
 
     source: Source
     diff_id: str
+    blob: Source
+    """The layer as it came, or as it is kept: compressed in a way that OCI has, or not at all."""
+    digest: str
+    """Of the blob."""
+    fresh: bool = False
+    """Whether ``source`` is an unnamed file that was decompressed just now."""
 
 
 @contextlib.asynccontextmanager
-async def open_layers(layers: Sequence[Layer], folder: Path, limits: Limits) -> AsyncGenerator[list[OpenLayer]]:
-    """Every layer uncompressed and with its digests verified, the lowest first.
+async def open_layers(
+    layers: Sequence[Layer | Awaitable[Layer]], folder: Path, limits: Limits, unpacked: Unpacked
+) -> AsyncGenerator[list[OpenLayer]]:
+    """Every layer uncompressed and with its digests verified, the lowest first; some may be still on their way.
+
+    What is in ``unpacked`` is not decompressed again.
 
     Raises:
         InvalidInputError: a layer is corrupt, is not what its digest says, or all of them pass a limit.
@@ -81,7 +93,13 @@ async def open_layers(layers: Sequence[Layer], folder: Path, limits: Limits) -> 
     with contextlib.ExitStack() as stack:
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def prepare(layer: Layer) -> OpenLayer:
+        async def prepare(arrival: Layer | Awaitable[Layer]) -> OpenLayer:
+            layer = arrival if isinstance(arrival, Layer) else await arrival
+            kept = unpacked.find(layer.digest, layer.diff_id)
+            if kept is not None:
+                stack.callback(os.close, kept)
+                async with slots:
+                    return await in_thread(lambda stop: _verify(layer, kept, stop))
             fd = stack.enter_context(_spool(folder))
             async with slots:
                 return await in_thread(lambda stop: _prepare(layer, fd, limits, stop))
@@ -98,11 +116,20 @@ async def open_layers(layers: Sequence[Layer], folder: Path, limits: Limits) -> 
         yield ready
 
 
+def _verify(layer: Layer, kept: int, stop: Stop) -> OpenLayer:
+    """A layer that was decompressed before: it need only be shown to be the same."""
+    assert layer.digest is not None and layer.diff_id is not None
+    _compare(layer, ((layer.digest, compression.digest(layer.source, on_step=stop.check)),))
+    ready = Source(kept, 0, os.fstat(kept).st_size, layer.source.label)
+    return OpenLayer(ready, layer.diff_id, layer.source, layer.digest)
+
+
 def _prepare(layer: Layer, fd: int, limits: Limits, stop: Stop) -> OpenLayer:
     source = layer.source
     if source.size > limits.layer_bytes:
         raise InvalidInputError(f"{source.label} has {source.size} bytes, more than {limits.layer_bytes}")
-    kind = compression.recognise(os.pread(source.fd, 16, source.offset))
+    head = os.pread(source.fd, 16, source.offset)
+    kind = compression.recognise(head)
     if kind is None:
         digest = diff_id = layer.verified or compression.digest(source, on_step=stop.check)
         ready = source
@@ -110,12 +137,19 @@ def _prepare(layer: Layer, fd: int, limits: Limits, stop: Stop) -> OpenLayer:
         result = compression.expand(source, kind, fd, limits, on_step=stop.check)
         digest, diff_id = result.compressed_digest, result.digest
         ready = Source(fd, 0, result.size, source.label)
-    for stated, found in ((layer.digest, digest), (layer.diff_id, diff_id)):
+    _compare(layer, ((layer.digest, digest), (layer.diff_id, diff_id)))
+    if layer_type(head) is None:
+        return OpenLayer(ready, diff_id, ready, diff_id)
+    return OpenLayer(ready, diff_id, source, digest, fresh=kind is not None)
+
+
+def _compare(layer: Layer, digests: Iterable[tuple[str | None, str]]) -> None:
+    for stated, found in digests:
         if stated is not None and stated != found:
             raise InvalidInputError(
-                f"{source.label} is corrupt: its digest is {found}, not {stated}", hint="make or fetch the file again"
+                f"{layer.source.label} is corrupt: its digest is {found}, not {stated}",
+                hint="make or fetch the file again",
             )
-    return OpenLayer(ready, diff_id)
 
 
 @contextlib.contextmanager

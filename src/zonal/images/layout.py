@@ -4,7 +4,7 @@
 
     images/
       catalogue.sqlite           names, images, which erofs belongs to which
-      blobs/sha256/HEX           configurations and manifests, by their digest
+      blobs/sha256/HEX           configurations, manifests and layers as they came, by their digest
       erofs/HEX.erofs            flattened trees, by the chain id of their layers
       tmp/                       what is being made; emptied when the store is opened
       lock                       held by the one process that has the store open
@@ -16,7 +16,6 @@ is one transaction. What a crash leaves is either in ``tmp`` or known to nobody,
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -27,9 +26,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from zonal.errors import WrongStateError
+from zonal.errors import InvalidInputError, WrongStateError
+from zonal.images.blobs import Blobs
 from zonal.images.catalogue import Catalogue
-from zonal.images.erofs import no_room
+from zonal.images.files import is_full, no_room
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        for folder in ("blobs/sha256", "erofs", "tmp"):
+        for folder in ("blobs/sha256", "erofs", "tmp", "unpacked"):
             (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
@@ -51,9 +51,15 @@ class Layout:
         """The flattened tree of a chain of layers."""
         return self._root / "erofs" / f"{chain_id.removeprefix('sha256:')}.erofs"
 
-    def blob(self, digest: str) -> Path:
-        """A document."""
-        return self._root / "blobs" / "sha256" / digest.removeprefix("sha256:")
+    @property
+    def blobs(self) -> Path:
+        """The folder of `blobs.Blobs`."""
+        return self._root / "blobs"
+
+    @property
+    def unpacked(self) -> Path:
+        """The folder of `unpacked.Unpacked`."""
+        return self._root / "unpacked"
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
@@ -85,11 +91,11 @@ class Layout:
                 yield Path(folder)
         except (OSError, sqlite3.OperationalError) as error:
             full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
-            if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-                raise no_room(self._root, shutil.disk_usage(self._root).free) from error
+            if full or (isinstance(error, OSError) and is_full(error)):
+                raise no_room(self._root) from error
             raise
 
-    def clean(self, catalogue: Catalogue) -> None:
+    def clean(self, catalogue: Catalogue, blobs: Blobs) -> None:
         """Make files and catalogue agree, after whatever ended the process before this one."""
         for path in (self._root / "tmp").iterdir():
             if path.is_dir():
@@ -102,13 +108,15 @@ class Layout:
                 _LOG.warning("the filesystem %s is gone or damaged: its images are dropped", path)
                 catalogue.remove_filesystem(chain_id)
         for record in catalogue.images():
-            if not self.blob(record.id).is_file():
-                _LOG.warning("the configuration of image %s is gone: the image is dropped", record.id)
+            try:
+                lacking = [digest for digest in blobs.of(record) if not blobs.has(digest)]
+            except (OSError, InvalidInputError):
+                lacking = [record.manifest]
+            if lacking:
+                _LOG.warning("%s of image %s is gone or damaged: the image is dropped", lacking[0], record.id)
                 catalogue.remove_image(record.id)
         known = {self.erofs(chain_id) for chain_id in catalogue.filesystems()}
-        for record in catalogue.images():
-            known |= {self.blob(digest) for digest in (record.id, record.manifest) if digest is not None}
-        for folder in ("erofs", "blobs/sha256"):
-            for path in (self._root / folder).iterdir():
-                if path not in known:
-                    path.unlink()
+        for path in (self._root / "erofs").iterdir():
+            if path not in known:
+                path.unlink()
+        blobs.remove_unused(catalogue.images())

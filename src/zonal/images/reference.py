@@ -53,6 +53,10 @@ class Reference:
             return path.removeprefix(f"{DEFAULT_NAMESPACE}/") + self._suffix
         return f"{self.domain}/{path}{self._suffix}"
 
+    def without_tag(self) -> Reference:
+        """The same name by its digest alone."""
+        return replace(self, tag=None)
+
     def without_digest(self) -> Reference:
         """The same name by its tag alone."""
         return replace(self, tag=self.tag or DEFAULT_TAG, digest=None)

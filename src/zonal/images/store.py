@@ -7,27 +7,38 @@ harm them, is `layout`'s to say.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import hashlib
+import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from zonal.errors import InvalidInputError, NotFoundError, WrongStateError
-from zonal.images import config, reference
-from zonal.images.archive import Contents, read_archive
+from zonal.images import archive, compression, config, reference, skopeo
+from zonal.images.archive import Contents, Layer, read_archive
+from zonal.images.blobs import Blobs
 from zonal.images.catalogue import Catalogue, Record
+from zonal.images.changes import committed
 from zonal.images.config import PLATFORM, ImageConfig
 from zonal.images.erofs import make_erofs
 from zonal.images.files import publish, write_file
 from zonal.images.flatten import flatten
+from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
+from zonal.images.kernel_image import KernelFiles, extract_kernel
 from zonal.images.layers import OpenLayer, expanded, open_layers, open_source
 from zonal.images.layout import Layout
+from zonal.images.lease import Lease
 from zonal.images.limits import DEFAULT, Limits
+from zonal.images.manifest import OCI_CONFIG, Descriptor, layer_type, make_manifest, parse_manifest
+from zonal.images.pull import LayerNews, Puller, quiet
+from zonal.images.saving import SavedImage, archive_pieces
+from zonal.images.skopeo import ANONYMOUS, Access
+from zonal.images.unpacked import Unpacked
 from zonal.images.work import in_thread
 
 _ID: Final = re.compile(r"(?:sha256:)?([0-9a-f]{2,64})")
@@ -36,65 +47,28 @@ Progress = Callable[[str], None]
 """Told one line for people at each step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image in the store."""
-
-    id: str
-    """Digest of its configuration, ``sha256:…``."""
-    references: tuple[str, ...]
-    """Its names, in the form that people type."""
-    chain_id: str
-    erofs: Path
-    size: int
-    """Bytes of the erofs."""
-    created_ns: int
-    """Wall clock, ns since the epoch; 0 when the image does not say."""
-    imported_ns: int
-    platform: str
-    layers: tuple[str, ...]
-    """Diff ids, the lowest first."""
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What a removal came to."""
-
-    untagged: tuple[str, ...]
-    deleted: tuple[str, ...]
-    """Ids of images that are gone."""
-
-
-class Lease:
-    """The promise that an image stays while somebody uses it. Also a context manager."""
-
-    def __init__(self, store: ImageStore, image: Image, user: str) -> None:
-        self._store = store
-        self.image = image
-        self.user = user
-
-    def release(self) -> None:
-        """Give the image free; doing so again changes nothing."""
-        self._store.leases.discard(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
 class ImageStore:
     """All images below one folder. One process at a time, one event loop."""
 
-    def __init__(self, layout: Layout, catalogue: Catalogue, limits: Limits, resources: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        catalogue: Catalogue,
+        blobs: Blobs,
+        limits: Limits,
+        resources: contextlib.ExitStack,
+    ) -> None:
         self._layout = layout
         self._catalogue = catalogue
+        self._blobs = blobs
         self._limits = limits
         self._resources = resources
         self._chains: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self.leases: set[Lease] = set()
+        self._pulls: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._puller = Puller(blobs, limits)
+        self._unpacked = Unpacked(layout.unpacked)
+        self._unpacked.clear()
+        self.leases: set[Lease[Image]] = set()
 
     @classmethod
     def open(cls, root: Path, limits: Limits = DEFAULT) -> ImageStore:
@@ -108,8 +82,9 @@ class ImageStore:
             stack.enter_context(layout.lock())
             catalogue = Catalogue(layout.catalogue)
             stack.callback(catalogue.close)
-            layout.clean(catalogue)
-            return cls(layout, catalogue, limits, stack.pop_all())
+            blobs = Blobs(layout.blobs, limits)
+            layout.clean(catalogue, blobs)
+            return cls(layout, catalogue, blobs, limits, stack.pop_all())
 
     def close(self) -> None:
         """Close the store; leases mean nothing after that."""
@@ -130,13 +105,13 @@ class ImageStore:
 
     def read_config(self, image_id: str) -> bytes:
         """The configuration's document, as it came."""
-        return self._layout.blob(image_id).read_bytes()
+        return self._blobs.path(image_id).read_bytes()
 
     def config(self, image_id: str) -> ImageConfig:
         """The configuration."""
         return config.parse_config(self.read_config(image_id), f"configuration of {image_id}")
 
-    def use(self, image_id: str, user: str) -> Lease:
+    def use(self, image_id: str, user: str) -> Lease[Image]:
         """Keep an image from being removed until the lease is released; ``user`` (``zone web``) is named to who tries.
 
         Raises:
@@ -145,9 +120,7 @@ class ImageStore:
         record = self._catalogue.by_id(image_id)
         if record is None:
             raise _unknown(image_id)
-        lease = Lease(self, self._image(record), user)
-        self.leases.add(lease)
-        return lease
+        return Lease(self.leases, self._image(record), user)
 
     async def import_archive(
         self,
@@ -179,7 +152,7 @@ class ImageStore:
         label = source or str(path)
         if name:
             reference.parse(name)
-        with self._layout.scratch() as folder, open_source(path, label) as file:
+        with self._scratch() as folder, open_source(path, label) as file:
             if file.size == 0:
                 raise InvalidInputError(f"{label} is empty")
             progress(f"reading {label}")
@@ -193,6 +166,130 @@ class ImageStore:
                     )
                 return await self._import(contents, folder, _names(name, contents), settings, label, progress)
 
+    async def load_archive(
+        self, path: Path, *, source: str = "", progress: Progress = lambda _: None
+    ) -> builtins.list[Image]:
+        """Take in every image of an OCI layout's archive, or of ``docker save``'s, by the names that they have there.
+
+        Raises:
+            InvalidInputError: as `import_archive`; those before the one that is refused stay.
+        """
+        label = source or str(path)
+        with self._scratch() as folder, open_source(path, label) as file:
+            progress(f"reading {label}")
+            async with expanded(file, folder, self._limits) as tar:
+                found = await in_thread(lambda _: archive.read_archives(tar, "auto", self._limits))
+                if found[0].config is None:
+                    raise InvalidInputError(
+                        f"{label} is no archive of images, but a plain tar",
+                        hint="for a root filesystem: zonal image import",
+                    )
+                return [
+                    await self._import(contents, folder, _names("", contents), b"", label, progress)
+                    for contents in found
+                ]
+
+    async def commit(
+        self,
+        base: str,
+        layer: Path,
+        *,
+        name: str = "",
+        author: str = "",
+        comment: str = "",
+        created_by: str = "",
+        changes: Sequence[str] = (),
+    ) -> Image:
+        """A new image: the one with the id ``base``, one more layer (an uncompressed tar), and changed settings.
+
+        ``changes`` are instructions as a Dockerfile has them (`changes.apply_changes`).
+
+        Raises:
+            InvalidInputError: a malformed name, change or layer.
+            WrongStateError: the base has no layers of its own here.
+        """
+        if name and reference.parse(name).digest is not None:
+            raise InvalidInputError(f"{name}: an image is named by a tag, not by a digest", hint="such as team/app:1")
+        record, _ = self._find(base)
+        label = f"the changes to {_short(record.id)}"
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._scratch())
+            layers = stack.enter_context(self._kept_layers(record))
+            added = stack.enter_context(open_source(layer, label))
+            diff_id = await in_thread(lambda stop: compression.digest(added, on_step=stop.check))
+            layers.append(Layer(added, diff_id, diff_id, verified=diff_id))
+            entry = {"author": author, "comment": comment, "created_by": created_by}
+            document = committed(self.read_config(record.id), diff_id, changes, entry, label)
+            contents = Contents("oci", tuple(layers), document)
+            names = (str(reference.parse(name)),) if name else ()
+            return await self._import(contents, folder, names, b"", label, lambda _: None)
+
+    async def kernel(self, name: str, folder: Path) -> KernelFiles:
+        """The files of an image that is a kernel, in ``folder``. Raises ``InvalidInputError`` when it is none."""
+        record, _ = self._find(name)
+        with self._kept_layers(record) as kept:
+            async with open_layers(kept, folder, self._limits, self._unpacked) as layers:
+                sources = [layer.source for layer in layers]
+                return await in_thread(lambda _: extract_kernel(sources, folder, self._limits, name))
+
+    @contextlib.contextmanager
+    def _kept_layers(self, record: Record) -> Generator[builtins.list[Layer]]:
+        """The layers of an image as they came, which stays meanwhile."""
+        if record.manifest is None:
+            raise WrongStateError(
+                f"{_short(record.id)} was imported by an older Zonal, without its layers", hint="import it again"
+            )
+        manifest = parse_manifest(self._blobs.path(record.manifest).read_bytes(), "manifest", self._limits)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.use(record.id, "what reads its layers"))
+            layers: builtins.list[Layer] = []
+            for descriptor, diff_id in zip(manifest.layers, record.diff_ids, strict=True):
+                blob = stack.enter_context(open_source(self._blobs.path(descriptor.digest), descriptor.digest))
+                layers.append(Layer(blob, descriptor.digest, diff_id))
+            yield layers
+
+    @contextlib.contextmanager
+    def save(self, names: Sequence[str]) -> Generator[Iterator[bytes]]:
+        """The bytes of an archive of images, which stay while it is read.
+
+        Raises:
+            NotFoundError: there is no such image.
+            WrongStateError: one has no layers of its own here.
+        """
+        wanted: dict[str, tuple[Record, set[str]]] = {}
+        for name in names:
+            record, by_name = self._find(name)
+            wanted.setdefault(record.id, (record, set()))[1].update([by_name] if by_name and "@" not in by_name else ())
+        images: builtins.list[SavedImage] = []
+        with contextlib.ExitStack() as stack:
+            for record, known in wanted.values():
+                if record.manifest is None:
+                    what = f"{_short(record.id)} was imported by an older Zonal, without its layers"
+                    raise WrongStateError(what, hint="import it again")
+                stack.enter_context(self.use(record.id, "a save"))
+                document = self._blobs.path(record.manifest).read_bytes()
+                full = tuple(sorted(known))
+                images.append(SavedImage(full, tuple(map(reference.familiar, full)), record.manifest, document))
+            yield archive_pieces(images, self._blobs.folder, self._limits)
+
+    async def check_login(self, domain: str, access: Access) -> None:
+        """Whether a registry takes credentials. Raises ``AccessDeniedError`` if not, and other ``ZonalError``."""
+        reference.parse(f"{domain}/login")
+        with self._scratch() as folder:
+            await in_thread(lambda stop: skopeo.check_login(domain, access, folder, stop=stop))
+
+    def usage(self) -> Usage:
+        """What the images take on the disk, and what would be free without those that no zone uses."""
+        used = {lease.held.id for lease in self.leases}
+        records = self._catalogue.images()
+        trees = {record.chain_id: record.size for record in records}
+        kept = {record.chain_id for record in records if record.id in used}
+        needed = {digest for record in records if record.id in used for digest in self._blobs.of(record)}
+        blobs = self._blobs.sizes()
+        size = sum(trees.values()) + sum(blobs.values()) + self._unpacked.size
+        held = sum(trees[chain_id] for chain_id in kept) + sum(blobs.get(digest, 0) for digest in needed)
+        return Usage(len(records), len(used), size, size - held)
+
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """Take a name away, and the image with its last name; by id, the image with all its names.
 
@@ -201,32 +298,138 @@ class ImageStore:
             WrongStateError: a zone uses it; or it has several names, was named by its id, and ``force`` is not given.
         """
         record, by_name = self._find(name)
-        if by_name is not None and record.references != (by_name,):
+        tags = [each for each in record.references if "@" not in each]
+        if by_name is not None and (tags if "@" in by_name else tags != [by_name]):
             self._catalogue.remove_reference(by_name)
             return Removed((reference.familiar(by_name),), ())
-        if by_name is None and len(record.references) > 1 and not force:
-            names = ", ".join(map(reference.familiar, record.references))
+        if by_name is None and len(tags) > 1 and not force:
+            names = ", ".join(map(reference.familiar, tags))
             what = f"image {_short(record.id)} has several names: {names}"
             raise WrongStateError(what, hint="remove it by each of them, or use --force")
-        if users := sorted({lease.user for lease in self.leases if lease.image.id == record.id}):
+        if users := sorted({lease.user for lease in self.leases if lease.held.id == record.id}):
             raise WrongStateError(
                 f"image {name} is in use by {', '.join(users)}", hint="remove what uses it first: `zonal zone rm`"
             )
+        mine = self._blobs.of(record)
         if self._catalogue.remove_image(record.id):
             self._layout.erofs(record.chain_id).unlink(missing_ok=True)
-        for digest in (record.id, record.manifest):
-            if digest is not None:
-                self._layout.blob(digest).unlink(missing_ok=True)
+        self._blobs.remove(mine, self._catalogue.images())
+        self._unpacked.remove_unless(self._blobs.has)
         return Removed(tuple(map(reference.familiar, record.references)), (record.id,))
 
+    async def pull(
+        self, name: str, access: Access = ANONYMOUS, *, progress: Progress = lambda _: None, news: LayerNews = quiet
+    ) -> Pulled:
+        """Fetch an image from its registry, or find that it is here as the registry has it.
+
+        Raises:
+            InvalidInputError: a malformed name; or what the registry has is malformed, or for another platform.
+            NotFoundError: the registry has no such image.
+            AccessDeniedError: it wants other credentials.
+            UnavailableError: it fails, or does not answer.
+            ResourceExhaustedError: it asks for patience, or there is no room; nothing is left of the image.
+        """
+        wanted = reference.parse(name)
+        async with self._pulls.setdefault(str(wanted), asyncio.Lock()):
+            with self._scratch() as folder:
+                progress(f"asking {wanted.domain} for {wanted.familiar}")
+                async with self._puller.pull(wanted, access, folder, news) as arriving:
+                    names = (f"{wanted.repository}@{arriving.digest}",)
+                    by = wanted if wanted.digest is None else wanted.without_tag()
+                    names = (str(by), *names)
+                    known = self._catalogue.by_id(digest_of(arriving.config))
+                    if known and known.manifest == digest_of(arriving.manifest) and self._has_all(arriving.manifest):
+                        new = not set(names) <= set(known.references)
+                        self._catalogue.add_references(known.id, names)
+                        return Pulled(self.resolve(known.id), new)
+                    contents = Contents("oci", (), arriving.config, arriving.manifest)
+                    try:
+                        image = await self._import(
+                            contents, folder, names, b"", wanted.familiar, progress, arriving.layers
+                        )
+                    except InvalidInputError:
+                        await in_thread(lambda _: self._blobs.remove_damaged(arriving.manifest))
+                        raise
+                    return Pulled(image, True)
+
+    async def push(self, name: str, target: str = "", access: Access = ANONYMOUS) -> str:
+        """Send an image to the registry that its name, or ``target``, says; the digest of its manifest there.
+
+        Raises:
+            NotFoundError: there is no such image.
+            ZonalError: the registry refuses, fails, or does not answer.
+        """
+        record, _ = self._find(name)
+        wanted = reference.parse(target or name)
+        if wanted.digest is not None:
+            raise InvalidInputError(f"{name}: an image is pushed by a tag, not by a digest")
+        if record.manifest is None:
+            raise WrongStateError(f"{name} was imported by an older Zonal, without its layers", hint="import it again")
+        manifest = self._blobs.path(record.manifest).read_bytes()
+        media_type = parse_manifest(manifest, f"manifest of {name}", self._limits).media_type
+        with self._scratch() as folder, self.use(record.id, f"a push of {name}"):
+            archive.write_layout(folder / "oci", Descriptor(media_type, record.manifest, len(manifest)))
+            with skopeo.options(wanted, access, folder, prefix="dest-") as arguments:
+                shared = f"--src-shared-blob-dir={self._blobs.folder}"
+                source = f"oci:{folder / 'oci'}"
+                digest = await in_thread(
+                    lambda stop: skopeo.push(source, wanted, [shared, *arguments], folder, stop=stop)
+                )
+        self._catalogue.add_references(record.id, (f"{wanted.repository}@{digest}",))
+        return digest
+
+    def tag(self, name: str, target: str) -> Image:
+        """Give an image one more name; if another image has it, it moves.
+
+        Raises:
+            NotFoundError: there is no such image.
+            InvalidInputError: a malformed name.
+        """
+        record, _ = self._find(name)
+        wanted = reference.parse(target)
+        if wanted.digest is not None:
+            raise InvalidInputError(
+                f"{target}: a tag names an image, a digest cannot be given", hint="such as team/app:1"
+            )
+        self._catalogue.add_references(record.id, (str(wanted),))
+        return self.resolve(record.id)
+
+    def prune(self, *, everything: bool = False) -> Pruned:
+        """Remove images without a tag, or with ``everything`` all that no zone uses, and layers that no image has."""
+        used = {lease.held.id for lease in self.leases}
+        deleted: list[str] = []
+        freed = 0
+        for record in self._catalogue.images():
+            if record.id in used or (not everything and any("@" not in each for each in record.references)):
+                continue
+            if self._catalogue.remove_image(record.id):
+                self._layout.erofs(record.chain_id).unlink(missing_ok=True)
+                freed += record.size
+            deleted.append(record.id)
+        freed += self._blobs.remove_unused(self._catalogue.images(), older_than=0) + self._unpacked.clear()
+        return Pruned(tuple(deleted), freed)
+
+    def _scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """See ``Layout.scratch``; what is kept only to save time makes room first."""
+        self._unpacked.trim()
+        return self._layout.scratch()
+
     async def _import(
-        self, contents: Contents, folder: Path, names: tuple[str, ...], settings: bytes, label: str, progress: Progress
+        self,
+        contents: Contents,
+        folder: Path,
+        names: tuple[str, ...],
+        settings: bytes,
+        label: str,
+        progress: Progress,
+        arriving: Sequence[Awaitable[Layer]] = (),
     ) -> Image:
+        sources = arriving or contents.layers
         async with contextlib.AsyncExitStack() as stack:
             layers: list[OpenLayer] = []
             if contents.config is None:
                 progress("checking its content")
-                layers = await stack.enter_async_context(open_layers(contents.layers, folder, self._limits))
+                layers = await stack.enter_async_context(open_layers(sources, folder, self._limits, self._unpacked))
                 diff_ids = tuple(layer.diff_id for layer in layers)
                 document = config.make_config(settings, diff_ids, f"{label}: its settings")
             else:
@@ -235,20 +438,24 @@ class ImageStore:
             chain_id = config.chain_id(diff_ids)
             await stack.enter_async_context(self._chains.setdefault(chain_id, asyncio.Lock()))
             size = self._catalogue.filesystem_size(chain_id)
+            whole = size is not None and contents.manifest is not None and self._has_all(contents.manifest)
+            if not layers and not whole:
+                progress(f"checking and decompressing {len(sources)} layers")
+                layers = await stack.enter_async_context(open_layers(sources, folder, self._limits, self._unpacked))
             if size is None:
-                if not layers:
-                    progress(f"checking and decompressing {len(contents.layers)} layers")
-                    layers = await stack.enter_async_context(open_layers(contents.layers, folder, self._limits))
                 size = await self._make_erofs(layers, chain_id, folder, contents.config is None, progress)
+            stack.enter_context(self._blobs.hold(layer.digest for layer in layers))
+            for layer in layers:
+                await self._blobs.keep(layer.digest, layer.blob, folder)
+            manifest = contents.manifest or _manifest_of(document, layers)
             # From here on nothing is awaited, so that no removal can come between the erofs and its entry.
-            for blob in (document, contents.manifest):
-                if blob is not None:
-                    write_file(self._layout.blob(digest_of(blob)), blob, folder)
+            for blob in (document, manifest):
+                write_file(self._blobs.path(digest_of(blob)), blob, folder)
             self._catalogue.add(
                 Record(
                     id=digest_of(document),
                     chain_id=chain_id,
-                    manifest=digest_of(contents.manifest) if contents.manifest else None,
+                    manifest=digest_of(manifest),
                     diff_ids=diff_ids,
                     created_ns=config.parse_config(document, label).created_ns,
                     imported_ns=time.time_ns(),
@@ -257,6 +464,9 @@ class ImageStore:
                     references=names,
                 )
             )
+            for layer in layers:
+                if layer.fresh:
+                    self._unpacked.keep(layer.source.fd, layer.digest, layer.diff_id)
             return self.resolve(digest_of(document))
 
     async def _make_erofs(
@@ -272,12 +482,19 @@ class ImageStore:
         await in_thread(lambda _: publish(finished, self._layout.erofs(chain_id)))
         return size
 
+    def _has_all(self, manifest: bytes) -> bool:
+        digests = parse_manifest(manifest, "manifest", self._limits).digests
+        return all(map(self._blobs.has, digests))
+
     def _find(self, name: str) -> tuple[Record, str | None]:
         """The image that ``name`` stands for, and the full name by which it was found, if it was by name."""
         digits = _ID.fullmatch(name)
         if not name.startswith("sha256:") and not (digits and len(digits[1]) == 64):
             wanted = reference.parse(name)
             if wanted.digest is not None:
+                by_name = str(wanted.without_tag())
+                if (found := self._catalogue.by_name(by_name)) is not None:
+                    return found, by_name
                 found = self._catalogue.by_manifest(wanted.digest, wanted.repository)
                 if found is None:
                     raise _unknown(name)
@@ -312,6 +529,16 @@ class ImageStore:
 def digest_of(data: bytes) -> str:
     """``sha256:…`` of a document."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _manifest_of(config: bytes, layers: Sequence[OpenLayer]) -> bytes:
+    """A manifest for an image that came without one, by the layers that are kept of it."""
+    found: list[Descriptor] = []
+    for layer in layers:
+        media_type = layer_type(os.pread(layer.blob.fd, 16, layer.blob.offset))
+        assert media_type is not None
+        found.append(Descriptor(media_type, layer.digest, layer.blob.size))
+    return make_manifest(Descriptor(OCI_CONFIG, digest_of(config), len(config)), found)
 
 
 def _names(name: str, contents: Contents) -> tuple[str, ...]:

@@ -53,6 +53,11 @@ def hard_link(name: bytes, target: bytes) -> bytes:
     return header(dataclasses.replace(_EXTENSION, kind=tar.HARD_LINK, link=target), name)
 
 
+def file(name: bytes, size: int) -> bytes:
+    """Every header block of a plain file of root's, mode 0644, of the year 1970."""
+    return header(dataclasses.replace(_EXTENSION, kind=tar.REGULAR, size=size), name)
+
+
 def directory(mtime: int) -> Member:
     """A directory that no archive describes: root's own, mode 0755."""
     return dataclasses.replace(_EXTENSION, kind=tar.DIRECTORY, mode=0o755, mtime=mtime)

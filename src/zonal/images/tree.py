@@ -58,6 +58,7 @@ class Tree:
         self._label = ""
         # What the layer at hand has put where, so that its own whiteouts spare it. In the lowest layer they do nothing.
         self._placed: dict[Directory, set[bytes]] = {}
+        self._opaque: set[Directory] = set()
 
     def apply(self, members: Iterable[Member], label: str) -> None:
         """Lay one layer over what is there; ``label`` names it in errors.
@@ -68,6 +69,7 @@ class Tree:
         self._label = label
         self._source += 1
         self._placed = {}
+        self._opaque = set()
         for member in members:
             self._add(member)
 
@@ -192,6 +194,7 @@ class Tree:
             directory = self._descend(member, parts, create=True)
             assert directory is not None
             if self._source:
+                self._opaque.add(directory)
                 self._keep_placed(directory)
             return
         if name.startswith(WHITEOUT_META):
@@ -209,8 +212,8 @@ class Tree:
         mine = name in self._placed.get(parent, ())
         if isinstance(child, Directory):
             self._keep_placed(child)
-            if not mine and child.children:
-                # Only this layer's content holds it up now, as if it were made for that.
+            if not mine and (child.children or child in self._opaque):
+                # Only this layer's content, or its mark, holds it up now, as if it were made for that.
                 child.member, child.source = None, self._source
                 return
         if not mine:

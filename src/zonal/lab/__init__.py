@@ -11,6 +11,8 @@ from zonal.lab.progress import Progress, Silent, Step
 from zonal.lab.spec import Spec, Wanted, check_name, default_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zonal.lab.access import Endpoint
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "connect",
     "default_name",
     "ensure_up",
+    "publish",
 ]
 
 # The functions import what they need: a lab that is up costs a command only what reaching it costs.
@@ -65,3 +68,10 @@ def checkpoint(name: str | None = None, progress: Progress | None = None) -> Non
     from zonal.lab.lifecycle import checkpoint as save
 
     save(check_name(name) if name else default_name(), progress or Silent())
+
+
+def publish(name: str | None, path: Path, *, read_only: bool) -> str:
+    """Gives a lab that is up a directory or file of this machine; its path in the lab's host. Raises `ZonalError`."""
+    from zonal.lab.shares import publish as publish_in
+
+    return publish_in(check_name(name) if name else default_name(), path, read_only=read_only)

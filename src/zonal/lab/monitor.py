@@ -15,7 +15,8 @@ from typing import cast
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 from zonal.errors import DeadlineError, ResourceExhaustedError, UnavailableError
-from zonal.lab.paths import GIB, LabPaths, free_bytes, short_path
+from zonal.lab.paths import GIB, LabPaths, free_bytes
+from zonal.shares.socket_path import short_path
 
 DISK_NODES = ("root", "data")
 """The disks that a snapshot holds; the first holds the memory too."""

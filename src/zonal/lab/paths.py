@@ -151,16 +151,6 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-@contextmanager
-def short_path(folder: Path) -> Generator[str]:
-    """A short path to ``folder`` that only this process can use: the name of a socket may have 107 bytes (unix(7))."""
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
 def free_bytes(folder: Path) -> int:
     """Bytes that this user can still write to the file system of ``folder``."""
     status = os.statvfs(folder)

@@ -19,10 +19,12 @@ from pathlib import Path
 from zonal.errors import UnavailableError, WrongStateError
 from zonal.lab.commands import environment, run
 from zonal.lab.disk import BaseDisk
-from zonal.lab.paths import MIB, LabPaths, short_path, try_lock
+from zonal.lab.paths import MIB, LabPaths, try_lock
 from zonal.lab.recipe import ZONALD_PORT
 from zonal.lab.requirements import require
+from zonal.lab.shares import netdev_option, write_program
 from zonal.lab.spec import Spec
+from zonal.shares.socket_path import short_path
 
 OLDEST = (7, 2)
 """The oldest QEMU that the lab is known to work with."""
@@ -174,6 +176,7 @@ def start(paths: LabPaths, base: BaseDisk, virtual: Machine, ports: Ports, tag: 
             raise WrongStateError(f"the lab {paths.name} runs already")
         qmp = stack.enter_context(_listening(paths.folder, "qmp.sock"))
         _make_pipes(paths)
+        write_program(paths)
         for connection in paths.folder.glob("ssh-*"):
             connection.unlink()
         log = stack.enter_context(paths.qemu_log.open("ab" if tag else "wb"))
@@ -268,7 +271,7 @@ def _disk(node: str, path: Path) -> list[str]:
 def _network(ports: Ports) -> list[str]:
     forwards = ((ports.zonald, ZONALD_PORT), (ports.ssh, 22))
     rules = ",".join(f"hostfwd=tcp:127.0.0.1:{outside}-:{inside}" for outside, inside in forwards)
-    return ["-netdev", f"user,id=net,{rules}"]
+    return ["-netdev", f"user,id=net,{rules},{netdev_option()}"]
 
 
 def _make_pipes(paths: LabPaths) -> None:

@@ -6,10 +6,11 @@ import json
 import socket
 from typing import TYPE_CHECKING
 
-from zonal.lab.paths import LabPaths, cache, short_path
+from zonal.lab.paths import LabPaths, cache
 from zonal.lab.qemu import is_running
 from zonal.lab.recipe import recipe
 from zonal.lab.state import load
+from zonal.shares.socket_path import short_path
 
 if TYPE_CHECKING:
     from zonal.lab.access import Endpoint

@@ -51,6 +51,8 @@ FOR_TESTS = (
     Requirement("libxen-dev", "/usr/include/xen/domctl.h"),
     Requirement("skopeo", "skopeo"),
     Requirement("zstd", "zstd"),
+    Requirement("docker-registry", "docker-registry"),
+    Requirement("apache2-utils", "htpasswd"),
     Requirement("uidmap", "newuidmap"),
 )
 """Needed besides by the tests: peers to compare with, and the headers that layouts are checked against."""

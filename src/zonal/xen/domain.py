@@ -26,7 +26,7 @@ from zonal.xen.build.pv import BuiltDomain, build_pv
 from zonal.xen.devices.console import plan_console
 from zonal.xen.domctl import DomainLimits
 from zonal.xen.hypercall import HypercallError, Hypervisor
-from zonal.xen.store import Access, Entry, Permission, Store, StoreError
+from zonal.xen.store import Access, Entry, Nodes, Permission, Store, StoreError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -196,18 +196,11 @@ async def destroy_domain(hypervisor: Hypervisor, store: Store, domain_id: int) -
 
 
 async def remove_from_store(store: Store, domain_id: int) -> None:
-    """Removes a dead domain's directories, and those of its backends.
+    """Removes a dead domain's directories, and those of its backends: all of them, or none if it is interrupted.
 
-    The frontends go first: Linux's backend drivers let go of a device when its frontend's directory is gone.
+    The frontends go too: Linux's backend drivers let go of a device when its frontend's directory is gone.
     """
-    path = domain_path(domain_id)
-    vm = await store.find(f"{path}/vm")
-    await store.remove(path)
-    if vm is not None and vm.startswith(b"/vm/"):
-        await store.remove(vm.decode("ascii", "replace"))
-    for parent in (f"{domain_path(HOST_ID)}/backend", f"{domain_path(HOST_ID)}/error/backend"):
-        for kind in await _children(store, parent):
-            await store.remove(f"{parent}/{kind}/{domain_id}")
+    await store.transaction(lambda nodes: _remove_all(nodes, domain_id))
     try:
         await store.release(domain_id)
     except StoreError:
@@ -215,8 +208,19 @@ async def remove_from_store(store: Store, domain_id: int) -> None:
         return
 
 
-async def _children(store: Store, path: str) -> Sequence[str]:
-    return await store.list(path) if await store.exists(path) else ()
+async def _remove_all(nodes: Nodes, domain_id: int) -> None:
+    path = domain_path(domain_id)
+    vm = await nodes.find(f"{path}/vm")
+    await nodes.remove(path)
+    if vm is not None and vm.startswith(b"/vm/"):
+        await nodes.remove(vm.decode("ascii", "replace"))
+    for parent in (f"{domain_path(HOST_ID)}/backend", f"{domain_path(HOST_ID)}/error/backend"):
+        for kind in await _children(nodes, parent):
+            await nodes.remove(f"{parent}/{kind}/{domain_id}")
+
+
+async def _children(nodes: Nodes, path: str) -> Sequence[str]:
+    return await nodes.list(path) if await nodes.exists(path) else ()
 
 
 async def finish_in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,12 +32,14 @@ BIND_UNBOUND_PORT = 4 << 16 | ord("E") << 8 | 2
 UNBIND = 4 << 16 | ord("E") << 8 | 3
 NOTIFY = 4 << 16 | ord("E") << 8 | 4
 RESET = 0 << 16 | ord("E") << 8 | 5
+RESTRICT_DOMID = 2 << 16 | ord("E") << 8 | 6
 
 VIRQ_DOM_EXC = 3
 """``xen.h``: a domain has died or shut down; xenstored holds it in an ordinary host."""
 
 _PORT = struct.Struct("=I")
 _TWO = struct.Struct("=2I")
+_DOMAIN = struct.Struct("=H")
 _READ_SIZE = 4096
 
 
@@ -126,6 +129,26 @@ class EventChannel:
         self.close()
 
 
+def bind_for_process(domain_id: int, remote_ports: Sequence[int]) -> tuple[int, list[int]]:
+    """A descriptor of the device for another process, and its ports, each bound to one that ``domain_id`` offers.
+
+    The descriptor is good for this domain's ports only. Raises :class:`EventChannelError`.
+    """
+    descriptor = _open()
+    try:
+        ports = [
+            _call(
+                descriptor, BIND_INTERDOMAIN, _TWO.pack(domain_id, port), f"binding port {port} of domain {domain_id}"
+            )
+            for port in remote_ports
+        ]
+        _call(descriptor, RESTRICT_DOMID, _DOMAIN.pack(domain_id), f"restricting a process to domain {domain_id}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, ports
+
+
 class EventDevice:
     """``/dev/xen/evtchn`` in the running event loop. A context manager: leaving it closes every channel.
 
@@ -135,13 +158,7 @@ class EventDevice:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._channels: dict[int, EventChannel] = {}
-        try:
-            self._descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise UnavailableError(
-                f"{DEVICE} cannot be opened: {error.strerror}",
-                hint="Zonal must run as root in the host of a Xen machine, with the kernel module xen-evtchn loaded",
-            ) from None
+        self._descriptor = _open()
         self._loop.add_reader(self._descriptor, self._dispatch)
 
     def bind_unbound(self, domain_id: int) -> EventChannel:
@@ -182,10 +199,7 @@ class EventDevice:
         """One ioctl; for the channels."""
         if self._descriptor < 0:
             raise EventChannelClosedError(f"{what}: {DEVICE} is closed")
-        try:
-            return fcntl.ioctl(self._descriptor, request, bytearray(argument), True)
-        except OSError as error:
-            raise EventChannelError(f"{what} failed: {error.strerror} ({DEVICE})") from error
+        return _call(self._descriptor, request, argument, what)
 
     def unmask(self, port: int) -> None:
         """Lets the port fire again; for the channels."""
@@ -216,3 +230,20 @@ class EventDevice:
             channel = self._channels.get(port)
             if channel is not None:  # else it fired just before it was unbound
                 channel.deliver()
+
+
+def _open() -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UnavailableError(
+            f"{DEVICE} cannot be opened: {error.strerror}",
+            hint="Zonal must run as root in the host of a Xen machine, with the kernel module xen-evtchn loaded",
+        ) from None
+
+
+def _call(descriptor: int, request: int, argument: bytes, what: str) -> int:
+    try:
+        return fcntl.ioctl(descriptor, request, bytearray(argument), True)
+    except OSError as error:
+        raise EventChannelError(f"{what} failed: {error.strerror} ({DEVICE})") from error

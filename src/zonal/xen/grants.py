@@ -145,17 +145,25 @@ class GrantDevice(_Device):
 
         Raises :class:`GrantError` if Xen refuses one of them: a zone can offer what does not exist.
         """
-        _check_count(len(references))
-        pairs = [number for reference in references for number in (domain_id, reference)]
-        request = bytearray(MAP_HEADER.pack(len(references), 0, 0) + struct.pack(f"={len(pairs)}I", *pairs))
+        index = self.reserve(domain_id, references)
         what = f"mapping {_quote(references)} of domain {domain_id}"
-        self.call(MAP_GRANT_REF, request, what)
-        index: int = MAP_HEADER.unpack_from(request)[2]
         try:
             return SharedPages(self, index, len(references), UNMAP_GRANT_REF, writable=writable)
         except OSError as error:
             self.call(UNMAP_GRANT_REF, UNMAP.pack(index, len(references), 0), what)
             raise GrantError(f"{what} failed: {error.strerror}") from error
+
+    def reserve(self, domain_id: int, references: Sequence[int]) -> int:
+        """Prepares a mapping, which whoever has the device's descriptor makes by mmap(2) at the offset that this gives.
+
+        Raises :class:`GrantError`; Xen itself is asked at mmap(2) only.
+        """
+        _check_count(len(references))
+        pairs = [number for reference in references for number in (domain_id, reference)]
+        request = bytearray(MAP_HEADER.pack(len(references), 0, 0) + struct.pack(f"={len(pairs)}I", *pairs))
+        self.call(MAP_GRANT_REF, request, f"mapping {_quote(references)} of domain {domain_id}")
+        index: int = MAP_HEADER.unpack_from(request)[2]
+        return index
 
 
 class GrantAllocator(_Device):

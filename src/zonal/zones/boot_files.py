@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from zonal.images.kernels import Kernel, KernelStore
 from zonal.xen.build.kernel import load_kernel
 from zonal.xen.domain import finish_in_thread
 from zonal.zones import initrd, system_image
+from zonal.zones import modules as kernel_modules
 from zonal.zones.live_zone import BootFiles
+from zonal.zones.modules import has_modules
 
 BUSYBOX = Path("/usr/bin/busybox")
 
@@ -55,9 +58,13 @@ class BootFileStore:
         self._prepared: dict[Path, _Prepared] = {}
         self._lock = asyncio.Lock()
 
-    async def boot_files(self, kernel: str) -> BootFiles:
+    async def boot_files(self, kernel: str, drivers: Sequence[str] = ()) -> BootFiles:
         """See ``BootSource``; what takes long is done once for each kernel."""
         found = self._kernels.resolve(kernel)
+        if drivers and not kernel and found.modules and not has_modules(found.modules, drivers):
+            # Debian's kernel for clouds lacks some; the other one that is there has all.
+            others = (each for each in self._kernels.list() if each.modules and has_modules(each.modules, drivers))
+            found = next(others, found)
         status = found.path.stat()
         state = (status.st_size, status.st_mtime_ns)
         async with self._lock:
@@ -66,6 +73,10 @@ class BootFileStore:
                 prepared = _Prepared(state, await finish_in_thread(self._prepare, found))
                 self._prepared[found.path] = prepared
         return prepared.files
+
+    def modules(self, release: str) -> Path | None:
+        """See ``BootSource``."""
+        return next((each.modules for each in self._kernels.list() if each.release == release and each.modules), None)
 
     def _prepare(self, kernel: Kernel) -> BootFiles:
         if not BUSYBOX.exists():
@@ -81,7 +92,8 @@ class BootFileStore:
 
 
 def _cached_initrd(cache: Path, modules: Path | None) -> Path:
-    inputs = [Path(initrd.__file__), BUSYBOX, *([modules / "modules.dep"] if modules else [])]
+    code = [Path(str(module.__file__)) for module in (initrd, kernel_modules)]
+    inputs = [*code, BUSYBOX, *([modules / "modules.dep"] if modules else [])]
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in inputs]
     path = cache / f"initrd-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
     if not path.exists():

@@ -12,24 +12,33 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from zonal.errors import ResourceExhaustedError, WrongStateError, ZonalError, ZoneFailedError
 from zonal.images.store import ImageStore
+from zonal.shares.process import ShareServer
+from zonal.volumes.filesystem import FilesystemTemplates
+from zonal.volumes.store import VolumeStore
 from zonal.xen import domctl
 from zonal.xen.console_log import quote_console
 from zonal.xen.domain import HOST_ID, destroy_domain, domain_path, remove_from_store
 from zonal.xen.domctl import DomainInfo
 from zonal.zones.host import XenHost
-from zonal.zones.live_zone import STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.live_zone import KILL_TIMEOUT, SIGKILL, STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.maintenance import Maintenance, open_maintenance
+from zonal.zones.mounts import Mount, MountKind
 from zonal.zones.output_log import read_output
+from zonal.zones.paths import Change, PathInfo
 from zonal.zones.phases import PhaseClock
+from zonal.zones.programs import ContainerFiles
 from zonal.zones.running import AttachedZone
+from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
 from zonal.zones.spec import ExitResult, HostInfo, OutputChunk, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
+from zonal.zones.storage import StorageSources
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +49,15 @@ GONE_STATUS = 255
 class BootSource(Protocol):
     """Where the files come from that zones boot."""
 
-    async def boot_files(self, kernel: str) -> BootFiles:
-        """For a kernel by name; empty for the default. Raises ``NotFoundError``, ``InvalidInputError``."""
+    async def boot_files(self, kernel: str, drivers: Sequence[str] = ()) -> BootFiles:
+        """For a kernel by name; empty for the default, or for one with these ``drivers`` where the default lacks them.
+
+        Raises ``NotFoundError``, ``InvalidInputError``.
+        """
+        ...
+
+    def modules(self, release: str) -> Path | None:
+        """The folder of a kernel's modules; ``None`` when it is not known to have any."""
         ...
 
 
@@ -52,6 +68,7 @@ class ZoneManager:
         self,
         host: XenHost,
         images: ImageStore,
+        volumes: VolumeStore,
         boot: BootSource,
         records: ZoneStore,
         folder: Path,
@@ -61,6 +78,8 @@ class ZoneManager:
     ) -> None:
         self._host = host
         self._images = images
+        self._volumes = volumes
+        self._storage = StorageSources(images, volumes, FilesystemTemplates(folder.parent / "scratch"), boot.modules)
         self._boot = boot
         self._records = records
         self._folder = folder
@@ -68,6 +87,7 @@ class ZoneManager:
         self._agent_timeout = agent_timeout
         self._live: dict[str, LiveZone] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._maintenance = Maintenance(self._files_at_rest, lives)
 
     async def host(self) -> HostInfo:
         """See ``ZoneService``."""
@@ -102,6 +122,11 @@ class ZoneManager:
         """See ``ZoneService``."""
         return self._records.list()
 
+    async def disk_usage(self, ref: str) -> int:
+        """See ``ZoneService``."""
+        folder = self._zone_folder(self._records.find(ref).id)
+        return sum(path.stat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
+
     async def find(self, ref: str) -> ZoneRecord:
         """See ``ZoneService``."""
         return self._records.find(ref)
@@ -135,7 +160,65 @@ class ZoneManager:
             record = self._records.get(record.id)
         return ExitResult(record.exit_status, record.reason, record.phases)
 
-    async def remove(self, ref: str, *, force: bool) -> None:
+    async def read_files(self, ref: str, path: str, *, follow: bool) -> AsyncIterator[bytes]:
+        """See ``ZoneService``."""
+        async with self._files(self._records.find(ref)) as files:
+            async for chunk in files.read(path, follow=follow):
+                yield chunk
+
+    async def write_files(self, ref: str, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """See ``ZoneService``."""
+        async with self._files(self._records.find(ref)) as files:
+            await files.write(path, chunks)
+
+    async def stat_path(self, ref: str, path: str) -> PathInfo:
+        """See ``ZoneService``."""
+        async with self._files(self._records.find(ref)) as files:
+            return await files.stat(path)
+
+    async def changes(self, ref: str) -> builtins.list[Change]:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        ours = _made_for_mounts(record)
+        async with self._files(record) as files:
+            return [change for change in await files.changes() if change.path not in ours]
+
+    async def layer(self, ref: str, *, pause: bool) -> AsyncIterator[bytes]:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        async with self._files(record) as files:
+            async for chunk in files.layer(_made_for_mounts(record), pause=pause):
+                yield chunk
+
+    @asynccontextmanager
+    async def _files(self, record: ZoneRecord) -> AsyncGenerator[ContainerFiles]:
+        if record.state.alive:
+            yield self._running(record).files()
+        else:
+            async with self._maintenance.files(record) as files:
+                yield files
+
+    @asynccontextmanager
+    async def _files_at_rest(self, record: ZoneRecord) -> AsyncGenerator[ContainerFiles]:
+        """Those of a zone that has ended, by a zone of their own."""
+        spec = record.spec
+        boot = await self._boot.boot_files(spec.kernel)
+        folder = self._zone_folder(record.id)
+        with self._images.use(spec.image_id, f"zone {spec.name}") as lease:
+            timeout = self._agent_timeout
+            image = lease.held.erofs
+            async with open_maintenance(self._host, boot, spec, folder, image, agent_timeout=timeout) as files:
+                yield files
+
+    async def mount(self, ref: str, mount: Mount) -> None:
+        """See ``ZoneService``."""
+        await self._running(self._records.find(ref)).mount(mount)
+
+    async def unmount(self, ref: str, target: str) -> None:
+        """See ``ZoneService``."""
+        await self._running(self._records.find(ref)).unmount(target)
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
         """See ``ZoneService``."""
         record = self._records.find(ref)
         zone = self._live.get(record.id)
@@ -149,9 +232,16 @@ class ZoneManager:
             if not zone.launched.done():
                 life.cancel()
             elif not zone.ended.done():
-                await zone.destroy("removed")
+                if zone.outlived:
+                    # What it wrote to volumes is to be on them.
+                    await zone.stop(SIGKILL, KILL_TIMEOUT)
+                else:
+                    await zone.destroy("removed")
             await asyncio.wait([life])
+        await self._maintenance.close(record.id)
         self._forget(record.id)
+        if volumes:
+            self._remove_anonymous(record.spec)
 
     async def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
         """See ``ZoneService``."""
@@ -187,12 +277,15 @@ class ZoneManager:
 
     async def leave(self) -> None:
         """Lets go of all zones without touching them."""
+        self._maintenance.leave()
         for zone in self._live.values():
             zone.leaving = True
         for task in self._tasks.values():
             task.cancel()
 
     async def _take_back_one(self, record: ZoneRecord, info: DomainInfo | None) -> None:
+        if record.state is ZoneState.CREATING or info is None or info.dying:
+            await ShareServer(self._zone_folder(record.id)).stop()  # it holds pages of the zone
         if not record.state.alive:
             if info is not None:
                 await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
@@ -216,7 +309,7 @@ class ZoneManager:
 
         async def take_over(stack: AsyncExitStack) -> None:
             stack.callback(lease.release)
-            await zone.take_over(stack, domain_id, port, epoch)
+            await zone.take_over(stack, domain_id, port, epoch, record.attached)
             log.info("zone %s taken over, domain %d", record.name, domain_id)
 
         self._begin(zone, take_over)
@@ -228,6 +321,7 @@ class ZoneManager:
             spec,
             self._zone_folder(spec.id),
             clock,
+            storage=self._storage,
             agent_timeout=self._agent_timeout,
             attached=attached,
         )
@@ -277,11 +371,14 @@ class ZoneManager:
             failure = self._with_console(zone, failure)
         if not zone.launched.done():
             self._forget(zone.spec.id)
+            self._remove_anonymous(zone.spec)
             _settle(zone.launched, failure or RuntimeError("the launch ended without a word"))
             zone.ended.cancel()
             return
         if zone.audience is not None:
             zone.audience.end()
+        if result is not None and failure is not None:
+            log.error("zone %s: not all that it held could be given back: %r", zone.spec.name, failure)
         if result is None:
             reason = str(failure) or "zonald failed; its log says how"
             end = ExitResult(STATUS_REFUSED, reason, zone.clock.all())
@@ -291,6 +388,7 @@ class ZoneManager:
             self._note_end(self._records.get(zone.spec.id), end, crashed=result is None)
         if zone.spec.remove and result is not None:
             self._forget(zone.spec.id)
+            self._remove_anonymous(zone.spec)
         if result is None and failure is not None:
             _settle(zone.ended, failure)
         else:
@@ -301,9 +399,10 @@ class ZoneManager:
         with zone.clock.phase("prepare"):
             lease = self._images.use(spec.image_id, f"zone {spec.name}")
             stack.callback(lease.release)
-            boot = await self._boot.boot_files(spec.kernel)
+            shares = any(mount.kind is MountKind.BIND for mount in spec.mounts)
+            boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
             self._check_memory(spec)
-        await zone.launch(stack, boot, lease.image.erofs)
+        await zone.launch(stack, boot, lease.held.erofs)
 
     def _check_memory(self, spec: ZoneSpec) -> None:
         free = domctl.physical_info(self._host.hypervisor).free_bytes
@@ -335,6 +434,15 @@ class ZoneManager:
         self._records.remove(zone_id)
         shutil.rmtree(self._zone_folder(zone_id), ignore_errors=True)
 
+    def _remove_anonymous(self, spec: ZoneSpec) -> None:
+        """Volumes that were made for the zone alone."""
+        for mount in spec.mounts:
+            if mount.anonymous:
+                try:
+                    self._volumes.remove(mount.source)
+                except ZonalError as error:
+                    log.info("zone %s: its volume stays: %s", spec.name, error)
+
     async def _remove_stale_directories(self) -> None:
         """Directories in the store of zones whose domain is gone: what a kill between two steps can leave."""
         alive = {info.domain_id for info in domctl.list_domains(self._host.hypervisor)}
@@ -361,7 +469,13 @@ class ZoneManager:
 
 @asynccontextmanager
 async def open_zones(
-    host: XenHost, images: ImageStore, boot: BootSource, state: Path, *, agent_timeout: float
+    host: XenHost,
+    images: ImageStore,
+    volumes: VolumeStore,
+    boot: BootSource,
+    state: Path,
+    *,
+    agent_timeout: float,
 ) -> AsyncGenerator[ZoneManager]:
     """All zones of this host, for as long as the block lasts; zones that run then go on without us.
 
@@ -371,12 +485,17 @@ async def open_zones(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ZoneStore.open(state / "state.sqlite") as records:
         async with asyncio.TaskGroup() as lives:
-            manager = ZoneManager(host, images, boot, records, folder, lives, agent_timeout=agent_timeout)
+            manager = ZoneManager(host, images, volumes, boot, records, folder, lives, agent_timeout=agent_timeout)
             await manager.take_back()
             try:
                 yield manager
             finally:
                 await manager.leave()
+
+
+def _made_for_mounts(record: ZoneRecord) -> set[str]:
+    """What crun has made for its mounts, which is nobody's change."""
+    return {"/dev", *(mount.target for mount in record.spec.mounts), *(a.mount.target for a in record.attached)}
 
 
 def _settle(future: asyncio.Future[None] | asyncio.Future[ExitResult], failure: BaseException) -> None:

@@ -36,13 +36,16 @@ from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain
 from zonal.xen.domctl import DomainLimits
 from zonal.zones.audience import Audience
 from zonal.zones.host import XenHost
+from zonal.zones.mounts import Attached, Mount
 from zonal.zones.oci_spec import runtime_config
 from zonal.zones.output_log import OutputLog
 from zonal.zones.phases import PhaseClock
+from zonal.zones.programs import ContainerFiles
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
 from zonal.zones.spec import ExitResult, TerminalSize, ZoneSpec
 from zonal.zones.state import ZoneStore
+from zonal.zones.storage import StorageSources, ZoneStorage
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class LiveZone:
         folder: Path,
         clock: PhaseClock,
         *,
+        storage: StorageSources,
         agent_timeout: float,
         attached: bool,
     ) -> None:
@@ -104,6 +108,9 @@ class LiveZone:
         self._host = host
         self._records = records
         self._agent_timeout = agent_timeout
+        self._storage = ZoneStorage(host, storage, records, spec, folder)
+        self._changing = asyncio.Lock()
+        """Held by whoever changes what is mounted."""
         self._session: Session | None = None
         self._output: OutputLog | None = None
         self._console_log: ConsoleLog | None = None
@@ -134,6 +141,7 @@ class LiveZone:
             for name, path in (("xvda", boot.system_image), ("xvdb", image)):
                 loop = stack.enter_context(self._host.loops.acquire(path))
                 disks.append(Disk(name, loop.path, loop.device))
+            storage = await self._storage.open_at_launch(stack)
             config = DomainConfig(
                 name=spec.name,
                 kernel=boot.kernel,
@@ -141,7 +149,7 @@ class LiveZone:
                 vcpus=spec.cpus,
                 command_line=boot.command_line,
                 initrd=boot.initrd,
-                devices=tuple(partial(plan_vbd, disk=disk) for disk in disks),
+                devices=(*(partial(plan_vbd, disk=disk) for disk in disks), *storage),
                 readable=(("zonal", ""), ("zonal/host", spec.id[:16])),
                 writable=("zonal/channel",),
                 limits=DomainLimits(),
@@ -167,10 +175,18 @@ class LiveZone:
             with clock.phase("container"):
                 await self._start_workload(session)
 
-    async def take_over(self, stack: AsyncExitStack, domain_id: int, console_port: int, epoch: str) -> None:
+    async def take_over(
+        self,
+        stack: AsyncExitStack,
+        domain_id: int,
+        console_port: int,
+        epoch: str,
+        mounted: tuple[Attached, ...],
+    ) -> None:
         """From a domain that another daemon has left running to the same state as after ``launch``."""
         self.domain_id = domain_id
         self._open_logs(stack)
+        self._storage.take_over(stack, mounted)
         stack.push_async_callback(self._destroy)
         await self._open_console(stack, console_port)
         async with _while_watching(self._watch_domain()):
@@ -199,6 +215,7 @@ class LiveZone:
         try:
             async with _while_watching(self._watch_domain()):
                 exit_ = await self._carry(self._session)
+                await self._settle(self._session)
         except ZoneFailedError:
             self.clock.add("run", begin, self.clock.now())
             if not self.doom:
@@ -236,18 +253,49 @@ class LiveZone:
         domctl.destroy_domain(self._host.hypervisor, self.domain_id)
         await self.gone()
 
+    def files(self) -> ContainerFiles:
+        """The workload's files. Raises ``WrongStateError`` when it does not run."""
+        return ContainerFiles(self._running_session(), WORKLOAD)
+
+    async def mount(self, mount: Mount) -> None:
+        """Adds a mount to the running workload; see ``ZoneStorage.add``."""
+        async with self._changing:
+            await self._storage.add(self._running_session(), self.domain_id, WORKLOAD, mount)
+
+    async def unmount(self, target: str) -> None:
+        """Takes a mount away; see ``ZoneStorage.remove``."""
+        async with self._changing:
+            await self._storage.remove(self._running_session(), self.domain_id, WORKLOAD, target)
+
+    @property
+    def outlived(self) -> bool:
+        """Whether it may have written to what stays when it is removed."""
+        return self._storage.outlived
+
     async def gone(self) -> None:
         """Until the zone has ended, however it did."""
         await asyncio.wait([self.ended])
 
     async def _call(self, method: str, params: dict[str, str | int | bool]) -> None:
-        if self._session is None or self.ended.done():
-            raise WrongStateError(f"zone {self.spec.name} does not run")
         try:
-            await self._session.call(method, dict(params), CALL_TIMEOUT)
+            await self._running_session().call(method, dict(params), CALL_TIMEOUT)
         except CallRefusedError as error:
             # A workload that has just ended cannot be signalled; its end is on its way to us.
             log.info("zone %s: %s", self.spec.name, error)
+
+    def _running_session(self) -> Session:
+        if self._session is None or self.ended.done():
+            raise WrongStateError(f"zone {self.spec.name} does not run")
+        return self._session
+
+    async def _settle(self, session: Session) -> None:
+        begin = self.clock.now()
+        try:
+            async with self._changing:
+                await self._storage.settle(session, WORKLOAD)
+        except ZonalError as error:
+            log.warning("zone %s: what it wrote may not be on its disks: %s", self.spec.name, error)
+        self.clock.add("storage", begin, self.clock.now())
 
     def _open_logs(self, stack: AsyncExitStack) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -299,7 +347,9 @@ class LiveZone:
     async def _start_workload(self, session: Session) -> None:
         spec = self.spec
         await session.call("configure", {"hostname": spec.hostname}, CALL_TIMEOUT)
-        await session.call("prepare_root", {"id": WORKLOAD, "device": "/dev/xvdb"}, CALL_TIMEOUT)
+        root = {"id": WORKLOAD, "device": "/dev/xvdb", "scratch": self._storage.scratch_device}
+        await session.call("prepare_root", dict(root), CALL_TIMEOUT)
+        await self._storage.attach_at_launch(session, self.domain_id, WORKLOAD)
         self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
         self._outputs = [(1, session.open_output(STDOUT))]
         if not spec.terminal:
@@ -308,7 +358,7 @@ class LiveZone:
         params = {
             "id": WORKLOAD,
             "root": WORKLOAD,
-            "config": runtime_config(spec),
+            "config": runtime_config(spec, self._storage.oci_mounts(), self._storage.oci_devices()),
             "user": spec.user,
             "terminal": spec.terminal,
             "stdin": STDIN if self.stdin else 0,
@@ -377,6 +427,7 @@ class LiveZone:
         if self.leaving:
             return
         with self.clock.phase("teardown"):
+            await self._storage.close_before_domain()
             await destroy_domain(self._host.hypervisor, self._host.store, self.domain_id)
 
 

@@ -6,13 +6,14 @@ and ``config-linux.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zonal.api.signals import parse_signal
 from zonal.errors import InvalidInputError
 from zonal.images.config import ImageConfig
+from zonal.zones.mounts import DEVICE_NUMBERS
 from zonal.zones.spec import ZoneSpec
 
 OCI_VERSION = "1.2.0"
@@ -118,9 +119,12 @@ def resolve_process(image: ImageConfig, options: ProcessOptions) -> Process:
     return Process(command=command, env=env, cwd=cwd, user=user, stop_signal=stop_signal)
 
 
-def runtime_config(spec: ZoneSpec) -> dict[str, Any]:
+def runtime_config(
+    spec: ZoneSpec, mounts: Sequence[Mapping[str, object]] = (), devices: Sequence[Mapping[str, object]] = ()
+) -> dict[str, Any]:
     """The content of ``config.json`` for crun, which the agent writes.
 
+    ``mounts`` come after those that every container has, and replace one of them with the same destination.
     ``process.user`` is root's: ``spec.user`` is resolved in the zone, against the container's own files.
     """
     process: dict[str, Any] = {
@@ -140,11 +144,12 @@ def runtime_config(spec: ZoneSpec) -> dict[str, Any]:
         "hostname": spec.hostname,
         "root": {"path": ROOTFS, "readonly": spec.read_only},
         "process": process,
-        "mounts": _mounts(),
+        "mounts": _joined(_mounts(), mounts),
         "linux": {
             "namespaces": [{"type": name} for name in NAMESPACES],
             "cgroupsPath": CGROUP,
             "resources": {"devices": _device_rules()},
+            "devices": [*devices],
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READONLY_PATHS),
         },
@@ -208,6 +213,13 @@ def _mounts() -> list[dict[str, object]]:
     ]
 
 
+def _joined(
+    standard: Sequence[Mapping[str, object]], wanted: Sequence[Mapping[str, object]]
+) -> list[Mapping[str, object]]:
+    places = {mount["destination"] for mount in wanted}
+    return [*(mount for mount in standard if mount["destination"] not in places), *wanted]
+
+
 def _mount(destination: str, kind: str, options: str, *, source: str = "") -> dict[str, object]:
     return {"destination": destination, "type": kind, "source": source or kind, "options": options.split(",")}
 
@@ -224,6 +236,9 @@ def _device_rules() -> list[dict[str, object]]:
         if minor is not None:
             rule["minor"] = minor
         rules.append(rule)
+    # Those that were given to it, or will be while it runs.
+    for major, minor in DEVICE_NUMBERS:
+        rules.append({"allow": True, "type": "b", "major": major, "minor": minor, "access": "rwm"})
     return rules
 
 

@@ -210,8 +210,9 @@ class Session:
             self._to_send.clear()
             while self._frames or self._credits:
                 while self._credits:
+                    # Before all else: a call that waits may be the one after which the agent knows the stream no more.
                     stream, offset = self._credits.popitem()
-                    self._frames.append(encode_offset(stream, CREDIT, offset))
+                    self._frames.appendleft(encode_offset(stream, CREDIT, offset))
                 await self._transport.write(self._frames.popleft())
 
     def _on_message(self, kind: int, payload: bytes) -> None:

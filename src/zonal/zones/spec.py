@@ -6,10 +6,14 @@ These are the words that the control API, the records and the life cycle share: 
 
 from __future__ import annotations
 
+import builtins
 import enum
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from zonal.zones.mounts import Attached, Mount
+from zonal.zones.paths import Change, PathInfo
 
 MIB = 1 << 20
 DEFAULT_MEMORY = 256 * MIB
@@ -99,6 +103,10 @@ class ZoneSpec:
     detach: bool = False
     stop_signal: int = 15
     read_only: bool = False
+    """Whether the root cannot be written; then there is no scratch disk."""
+    storage_bytes: int = 0
+    """Size of the scratch disk, which takes what is written to the root; 0: none, and a layer in memory."""
+    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,8 @@ class ZoneRecord:
     """The host's boot id when the record was made: with another one, no domain of it can still be there."""
     resources: tuple[tuple[str, str], ...] = ()
     """What was made for the zone outside this record, as (kind, name), in the order of making: for undoing."""
+    attached: tuple[Attached, ...] = ()
+    """What is mounted now: that of the spec, and what was added and removed since."""
 
     @property
     def id(self) -> str:
@@ -214,6 +224,10 @@ class ZoneService(Protocol):
         """All records, the oldest first."""
         ...
 
+    async def disk_usage(self, ref: str) -> int:
+        """Bytes that a zone's scratch disk and logs take on the host's disk."""
+        ...
+
     async def find(self, ref: str) -> ZoneRecord:
         """The record of one zone."""
         ...
@@ -230,8 +244,42 @@ class ZoneService(Protocol):
         """The end of a zone's workload, at once if it has ended. A crashed one: status 125 and the reason."""
         ...
 
-    async def remove(self, ref: str, *, force: bool) -> None:
-        """Removes an ended zone's record and logs; with ``force`` it is killed first, else ``WrongStateError``."""
+    async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
+        """Removes an ended zone's record, logs and scratch disk; ``volumes``: also those made for it alone.
+
+        With ``force`` one that runs is killed first, else ``WrongStateError``.
+        """
+        ...
+
+    def read_files(self, ref: str, path: str, *, follow: bool) -> AsyncIterator[bytes]:
+        """A tar of a path in a zone's container; see ``ContainerFiles``."""
+        ...
+
+    async def write_files(self, ref: str, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """Unpacks a tar in a directory of a zone's container."""
+        ...
+
+    async def stat_path(self, ref: str, path: str) -> PathInfo:
+        """What is at a path in a zone's container."""
+        ...
+
+    async def changes(self, ref: str) -> builtins.list[Change]:
+        """What a zone's container has changed of its image's files."""
+        ...
+
+    def layer(self, ref: str, *, pause: bool) -> AsyncIterator[bytes]:
+        """The same as a layer of an image, an uncompressed tar; see ``ContainerFiles``."""
+        ...
+
+    async def mount(self, ref: str, mount: Mount) -> None:
+        """Adds a mount to a running zone and its workload.
+
+        Raises ``WrongStateError`` if it does not run, ``AlreadyExistsError`` when something is mounted there by us.
+        """
+        ...
+
+    async def unmount(self, ref: str, target: str) -> None:
+        """Takes a mount away, also when it is busy. Raises ``NotFoundError`` when none is at ``target``."""
         ...
 
     def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
+from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.spec import SHORT_ID, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
 SCHEMA_VERSION = 1
@@ -160,6 +161,7 @@ def decode_record(text: str) -> ZoneRecord:
     values["state"] = ZoneState(values["state"])
     values["phases"] = tuple(Phase(**phase) for phase in values.get("phases", ()))
     values["resources"] = tuple((kind, name) for kind, name in values.get("resources", ()))
+    values["attached"] = tuple(_decode_attached(each) for each in values.get("attached", ()))
     return ZoneRecord(**values)
 
 
@@ -168,10 +170,24 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["command"] = tuple(values["command"])
     values["env"] = tuple(values["env"])
     values["terminal_size"] = TerminalSize(**values.get("terminal_size", {}))
+    values["mounts"] = tuple(_decode_mount(each) for each in values.get("mounts", ()))
     return ZoneSpec(**values)
 
 
-def _known(cls: type[ZoneRecord] | type[ZoneSpec], data: Any) -> dict[str, Any]:
+def _decode_attached(data: Any) -> Attached:
+    values = _known(Attached, data)
+    values["mount"] = _decode_mount(values["mount"])
+    return Attached(**values)
+
+
+def _decode_mount(data: Any) -> Mount:
+    values = _known(Mount, data)
+    values["kind"] = MountKind(values["kind"])
+    values["options"] = tuple(values.get("options", ()))
+    return Mount(**values)
+
+
+def _known(cls: type[ZoneRecord | ZoneSpec | Attached | Mount], data: Any) -> dict[str, Any]:
     names = {field.name for field in fields(cls)}
     return {key: value for key, value in cast("dict[str, Any]", data).items() if key in names}
 

@@ -25,7 +25,8 @@ from tests.unit.images.tarballs import (
     write,
 )
 from zonal.images.flatten import chunks, flatten
-from zonal.images.store import Image, ImageStore
+from zonal.images.image import Image
+from zonal.images.store import ImageStore
 
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 

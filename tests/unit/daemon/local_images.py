@@ -6,13 +6,18 @@ import asyncio
 import builtins
 import hashlib
 import json
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from zonal.daemon.services import KernelInfo
-from zonal.errors import InvalidInputError, NotFoundError, WrongStateError
+from zonal.errors import AccessDeniedError, InvalidInputError, NotFoundError, WrongStateError
 from zonal.images.config import ImageConfig
-from zonal.images.store import Image, Removed
+from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
+from zonal.images.pull import LayerNews, LayerProgress, LayerState, quiet
+from zonal.images.skopeo import ANONYMOUS, Access
 
 
 def local_image(reference: str, data: bytes) -> Image:
@@ -37,6 +42,21 @@ class LocalImages:
     def __init__(self) -> None:
         self.images = {"local:1": local_image("local:1", b"local")}
         self.configs = {self.images["local:1"].id: ImageConfig(command=("/bin/sh",), env=("FROM_IMAGE=yes",))}
+
+    async def commit(
+        self,
+        base: str,
+        layer: Path,
+        *,
+        name: str = "",
+        author: str = "",
+        comment: str = "",
+        created_by: str = "",
+        changes: Sequence[str] = (),
+    ) -> Image:
+        with tarfile.open(layer) as archive:
+            assert archive.getnames() == ["new"]
+        return self.resolve(base)
 
     def resolve(self, name: str) -> Image:
         for reference, image in self.images.items():
@@ -74,6 +94,57 @@ class LocalImages:
         self.images[name] = local_image(name, data)
         return self.images[name]
 
+    async def pull(
+        self,
+        name: str,
+        access: Access = ANONYMOUS,
+        *,
+        progress: Callable[[str], None] = lambda _: None,
+        news: LayerNews = quiet,
+    ) -> Pulled:
+        if not name.startswith("registry.test/"):
+            raise NotFoundError(f"{name}: the registry has no such image", hint="check the name")
+        if "closed" in name and access.login.username != "tester":
+            raise AccessDeniedError(f"{name}: the registry refuses", hint="log in")
+        progress(f"asking for {name}")
+        layer = "sha256:" + "1" * 64
+        for state, done in ((LayerState.WAITING, 0), (LayerState.FETCHING, 5), (LayerState.FETCHED, 10)):
+            await asyncio.to_thread(news, LayerProgress(layer, state, done, 10))
+        new = name not in self.images
+        self.images[name] = local_image(name, name.encode())
+        return Pulled(self.images[name], new)
+
+    async def push(self, name: str, target: str = "", access: Access = ANONYMOUS) -> str:
+        return self.resolve(name).id
+
+    async def load_archive(
+        self, path: Path, *, source: str = "", progress: Callable[[str], None] = lambda _: None
+    ) -> builtins.list[Image]:
+        progress(f"reading {source}")
+        names = path.read_text().split()
+        self.images |= {name: local_image(name, name.encode()) for name in names}
+        return [self.images[name] for name in names]
+
+    @contextmanager
+    def save(self, names: Sequence[str]) -> Generator[Iterator[bytes]]:
+        for name in names:
+            self.resolve(name)
+        yield (f"{name}\n".encode() for name in names)
+
+    async def check_login(self, domain: str, access: Access) -> None:
+        if (access.login.username, access.login.password) != ("tester", "secret"):
+            raise AccessDeniedError(f"{domain}: the registry refuses", hint="check the password")
+
+    def usage(self) -> Usage:
+        return Usage(len(self.images), 0, 4096, 4096)
+
+    def tag(self, name: str, target: str) -> Image:
+        self.images[target] = self.resolve(name)
+        return self.images[target]
+
+    def prune(self, *, everything: bool = False) -> Pruned:
+        return Pruned((), 0)
+
     def remove(self, name: str, *, force: bool = False) -> Removed:
         image = self.resolve(name)
         if image.references == ("local:1",) and not force:
@@ -94,6 +165,23 @@ class LocalKernels:
             raise InvalidInputError(f"{source} is no kernel", hint="give a bzImage or an ELF file")
         self.kernels.append(KernelInfo(name, "6.12.1", size, is_default=False))
         return self.kernels[-1]
+
+    async def pull(self, reference: str, name: str, access: Access) -> KernelInfo:
+        if not reference.startswith("registry.test/"):
+            raise NotFoundError(f"{reference}: the registry has no such image", hint="check the name")
+        self.kernels.append(KernelInfo(name or "pulled", "6.12.2", 1000, is_default=False, source=reference))
+        return self.kernels[-1]
+
+    async def import_debian(self, release: str, image_name: str) -> tuple[KernelInfo, Image]:
+        self.kernels.append(KernelInfo("debian", release or "6.12.3", 1000, is_default=False, has_modules=True))
+        return self.kernels[-1], local_image(image_name or "zonal-kernel:6.12.3", b"kernel")
+
+    async def use(self, name: str) -> KernelInfo:
+        self.kernels = [replace(kernel, is_default=kernel.name == name) for kernel in self.kernels]
+        return next(kernel for kernel in self.kernels if kernel.is_default)
+
+    async def remove(self, name: str) -> None:
+        self.kernels = [kernel for kernel in self.kernels if kernel.name != name]
 
     async def list(self) -> builtins.list[KernelInfo]:
         return self.kernels

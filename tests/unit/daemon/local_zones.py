@@ -10,10 +10,13 @@ import builtins
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import shutil
 import signal
 import struct
+import tarfile
+import tempfile
 import termios
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -24,7 +27,12 @@ from pathlib import Path
 from tests.unit.daemon.local_images import LocalImages, LocalKernels
 from zonal.daemon.control import Services
 from zonal.daemon.main import prepare_spool
-from zonal.errors import CommandNotExecutableError, CommandNotFoundError, WrongStateError
+from zonal.daemon.volumes import Volumes
+from zonal.errors import CommandNotExecutableError, CommandNotFoundError, NotFoundError, WrongStateError
+from zonal.images.tarwriter import END, file
+from zonal.volumes.store import VolumeStore
+from zonal.zones.mounts import Attached, Mount
+from zonal.zones.paths import Change, PathInfo
 from zonal.zones.spec import ExitResult, HostInfo, OutputChunk, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
 
@@ -236,6 +244,9 @@ class LocalZones:
     async def list(self) -> builtins.list[ZoneRecord]:
         return self.store.list()
 
+    async def disk_usage(self, ref: str) -> int:
+        return 4096 if self.store.find(ref) else 0
+
     async def find(self, ref: str) -> ZoneRecord:
         return self.store.find(ref)
 
@@ -262,7 +273,52 @@ class LocalZones:
     async def wait(self, ref: str) -> ExitResult:
         return await self._running[self.store.find(ref).id].wait()
 
-    async def remove(self, ref: str, *, force: bool) -> None:
+    async def read_files(self, ref: str, path: str, *, follow: bool) -> AsyncIterator[bytes]:
+        self.store.find(ref)
+        with tempfile.TemporaryFile() as file:
+            with tarfile.open(fileobj=file, mode="w") as tar:
+                source = Path(path.removesuffix("/."))
+                tar.add(source.resolve() if follow else source, "." if path.endswith("/.") else source.name)
+            file.seek(0)
+            while data := file.read(READ_SIZE):
+                yield data
+
+    async def write_files(self, ref: str, path: str, chunks: AsyncIterator[bytes]) -> None:
+        self.store.find(ref)
+        data = b"".join([chunk async for chunk in chunks])
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            tar.extractall(path, filter="fully_trusted")
+
+    async def stat_path(self, ref: str, path: str) -> PathInfo:
+        self.store.find(ref)
+        place = Path(path)
+        kind = (
+            "directory" if place.is_dir() else "file" if place.is_file() else "other" if place.exists() else "missing"
+        )
+        return PathInfo(kind, place.is_symlink())
+
+    async def changes(self, ref: str) -> builtins.list[Change]:
+        self.store.find(ref)
+        return [Change("C", "/etc"), Change("A", "/etc/new"), Change("D", "/old")]
+
+    async def layer(self, ref: str, *, pause: bool) -> AsyncIterator[bytes]:
+        self.store.find(ref)
+        yield file(b"new", 4)
+        yield b"new\n".ljust(512, b"\0")
+        yield END
+
+    async def mount(self, ref: str, mount: Mount) -> None:
+        attached = Attached(f"m{len(self.store.find(ref).attached)}", mount)
+        self.store.update(self.store.find(ref).id, attached=(*self.store.find(ref).attached, attached))
+
+    async def unmount(self, ref: str, target: str) -> None:
+        record = self.store.find(ref)
+        kept = tuple(each for each in record.attached if each.mount.target != target)
+        if kept == record.attached:
+            raise NotFoundError(f"nothing is at {target}")
+        self.store.update(record.id, attached=kept)
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
         record = self.store.find(ref)
         if record.state.alive:
             if not force:
@@ -299,6 +355,12 @@ async def open_local_services(state: Path) -> AsyncGenerator[Services]:
         async with asyncio.TaskGroup() as group:
             zones = LocalZones(store, group)
             try:
-                yield Services(zones=zones, images=LocalImages(), kernels=LocalKernels(), spool=prepare_spool(state))
+                yield Services(
+                    zones=zones,
+                    images=LocalImages(),
+                    volumes=Volumes(VolumeStore(state / "volumes")),
+                    kernels=LocalKernels(),
+                    spool=prepare_spool(state),
+                )
             finally:
                 await zones.end_all()

@@ -89,6 +89,13 @@ def test_an_opaque_directory_hides_what_lower_layers_have_in_it(first: bool) -> 
     assert names(lower, tarball(*(entries if first else entries[::-1]))) == {"d", "d/e", "d/e/new"}
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_directory_that_is_marked_opaque_is_there_in_whatever_order_marks_come(first: bool) -> None:
+    lower = tarball(folder("d"), folder("d/e", mode=0o700), file("d/e/old"))
+    marks = [file("d/.wh..wh..opq"), file("d/e/.wh..wh..opq")]
+    assert tree(flat(lower, tarball(*(marks if first else marks[::-1])))) == {"d": ("d", 0o755), "d/e": ("d", 0o755)}
+
+
 def test_a_hard_link_keeps_its_content_when_its_target_is_replaced() -> None:
     lower = tarball(file("a", b"1"), hard_link("b", "a"))
     for upper in (tarball(file("a", b"2")), tarball(file(".wh.a"))):

@@ -180,6 +180,7 @@ async def test_opening_removes_what_was_left_half_done(store: ImageStore, tmp_pa
     (root / "tmp" / "x").mkdir()
     for left in ("tmp/x/erofs", "tmp/y", f"erofs/{'0' * 64}.erofs", f"blobs/sha256/{'0' * 64}"):
         write(root / left, b"half")
+        os.utime(root / left, (0, 0))  # a layer of an interrupted pull stays for a day
     again = ImageStore.open(root)
     assert files(tmp_path) == before
     assert again.resolve("a") == image
@@ -196,7 +197,8 @@ async def test_an_image_whose_files_are_gone_is_dropped(store: ImageStore, tmp_p
         shutil.rmtree(tmp_path / "store" / damage)
     again = ImageStore.open(tmp_path / "store")
     assert again.list() == []
-    assert files(tmp_path) == set()
+    # What its blobs hold is as good as ever: they stay for a day, for who makes the image again.
+    assert all(name.startswith("blobs/") for name in files(tmp_path))
     assert (await again.import_archive(tmp_path / "root.tar", name="a")).id == image.id
     again.close()
 

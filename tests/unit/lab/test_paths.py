@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from zonal.errors import ResourceExhaustedError
-from zonal.lab.paths import cache, check_space, free_bytes, locked, short_path, try_lock
+from zonal.lab.paths import cache, check_space, free_bytes, locked, try_lock
 from zonal.lab.progress import Silent
+from zonal.shares.socket_path import short_path
 
 
 def test_the_cache_is_where_it_is_wanted_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_a_driver_domain_owns_its_end() -> None:
 
 
 def test_disk_numbers_are_those_that_linux_knows() -> None:
-    assert [disk_number(name) for name in ("xvda", "xvdb", "xvdc", "xvdz")] == [51712, 51728, 51744, 52112]
+    assert [disk_number(name) for name in ("xvda", "xvdb", "xvdc", "xvdz")] == [51712, 51728, 51744, 1 << 28 | 25 << 8]
     for wrong in ("sda", "xvd", "xvdaa", "xvdA", "xvd1", ""):
         with pytest.raises(InvalidInputError, match="xvda to xvdz"):
             disk_number(wrong)

@@ -47,7 +47,7 @@ COMPLETE = {
     "kernel/fs/unwanted.ko": "",
     "kernel/net/xen-netfront.ko": "",
 }
-BUILT_IN = "kernel/fs/overlayfs/overlay.ko\n"
+BUILT_IN = "kernel/fs/overlayfs/overlay.ko\nkernel/fs/ext4/ext4.ko\n"
 
 
 def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -169,3 +169,20 @@ def test_a_corrupt_module_is_refused_by_name(tmp_path: Path, busybox: Path, data
 def test_no_list_of_modules_is_an_error_of_the_user(tmp_path: Path, busybox: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"modules\.dep"):
         build_initrd(tmp_path, busybox)
+
+
+def test_what_a_module_looks_for_when_it_starts_is_loaded_before_it(tmp_path: Path, busybox: Path) -> None:
+    checksums = {"kernel/crypto/crc32c-fast.ko": "", "kernel/crypto/crc32c_generic.ko": ""}
+    modules = make_modules(tmp_path, {**COMPLETE, **checksums}, BUILT_IN)
+    (modules / "modules.softdep").write_text(
+        "# a comment\nsoftdep erofs pre: crypto-crc32c nowhere post: later\nsoftdep absent pre: crypto-crc32c\n"
+    )
+    (modules / "modules.alias").write_text(
+        "# a comment\nalias crypto-crc32c crc32c_fast\nalias crypto-crc32c crc32c_generic\n"
+    )
+    found = entries(build_initrd(modules, busybox))
+    names = {Path(name).name for name in found}
+    assert "crc32c_generic.ko" in names
+    assert "crc32c_fast.ko" not in names
+    lines = found["lib/modules/6.12-test/modules.dep"][1].decode().splitlines()
+    assert "erofs.ko: crc32c_generic.ko crc.ko" in lines

@@ -123,6 +123,25 @@ async def test_a_call_is_answered() -> None:
         assert await calling == {"b": [2]}
 
 
+async def test_credit_comes_before_a_call_after_which_the_agent_may_not_know_the_stream() -> None:
+    async with meeting(hello(workloads=[workload()])) as (session, zone), asyncio.TaskGroup() as group:
+        reader = session.outputs[OUT]
+        zone.send(encode_frame(OUT, DATA, b"x" * 32768))
+        data = await reader.read()
+
+        async def finish() -> None:
+            reader.done(len(data))
+            await session.call("forget", {"id": "w"})
+
+        calling = group.create_task(finish())
+        kinds: list[int] = []
+        while CALL not in kinds:
+            kinds.append((await zone.frames.get())[1])
+        assert kinds[-2:] == [CREDIT, CALL]
+        zone.send(message(REPLY, id=1, result=None))
+        await calling
+
+
 async def test_a_refusal_has_its_code_and_a_harmless_text() -> None:
     async with meeting() as (session, zone), asyncio.TaskGroup() as group:
         calling = group.create_task(refused(session))

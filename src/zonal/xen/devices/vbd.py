@@ -15,8 +15,10 @@ from zonal.xen.devices.xenbus import Device, plan_device
 from zonal.xen.store import Entry
 
 XVD_MAJOR = 202
+EXTENDED = 1 << 28
 _DISKS_MAX = 26
-_PARTITIONS_A_DISK = 16
+_PLAIN_DISKS = 16
+_PLAIN_PARTITIONS, _EXTENDED_PARTITIONS = 16, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,21 @@ class Disk:
 
 
 def disk_number(name: str) -> int:
-    """The device number on the ring for ``xvda`` to ``xvdz``: major 202, sixteen minors a disk.
+    """The number in the store for ``xvda`` to ``xvdz``, as xen-vbd-interface(7) has it.
 
+    The first sixteen disks are their own device number, with sixteen minors each; later ones have the extended form.
     Raises :class:`InvalidInputError` for another name.
     """
+    _, minor = node_number(name)
+    return XVD_MAJOR << 8 | minor if minor < 256 else EXTENDED | minor
+
+
+def node_number(name: str) -> tuple[int, int]:
+    """Major and minor of the disk's node in the zone. Raises :class:`InvalidInputError` for another name."""
     letter = ord(name[3]) - ord("a") if len(name) == 4 and name.startswith("xvd") else -1
     if not 0 <= letter < _DISKS_MAX:
         raise InvalidInputError(f"{name!r} cannot be the name of a zone's disk; it must be from xvda to xvdz")
-    return XVD_MAJOR << 8 | letter * _PARTITIONS_A_DISK
+    return XVD_MAJOR, letter * (_PLAIN_PARTITIONS if letter < _PLAIN_DISKS else _EXTENDED_PARTITIONS)
 
 
 def disk_from_path(name: str, path: Path, *, writable: bool = False) -> Disk:

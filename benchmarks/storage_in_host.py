@@ -1,0 +1,254 @@
+"""Measures images and storage inside the lab's host: one line of JSON at the end, progress on stderr.
+
+Standard library only, since it is sent there by itself. Zone and container take turns. I/O is fio's, direct, from the
+same image; rates are MiB/s, of random reads operations a second, and pulls and ``git status`` are seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+WORK = Path("/var/lib/zonal/bench")
+REGISTRY = "127.0.0.1:5055"  # Debian's own service has 5000, and wants a password
+LAYER = 60 << 20
+FILE = 128
+"""MiB that fio works on."""
+FILES = 20_000
+IMAGE = "bench:1"
+MEMORY = "512M"
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("pulls", "disks"))
+    given = parser.parse_args()
+    rounds = given.rounds
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    samples: dict[str, dict[str, list[float]]] = {}
+    try:
+        if given.only != "disks":
+            measure_pulls(samples, rounds)
+        if given.only != "pulls":
+            make_image()
+            measure_disks(samples, rounds)
+            measure_directory(samples, rounds)
+    finally:
+        subprocess.run("zonal zone ls -aq | xargs -r zonal zone rm -f; zonal volume rm bench", shell=True, check=False)
+        shutil.rmtree(WORK, ignore_errors=True)
+    print(json.dumps(samples))
+
+
+def measure_pulls(samples: dict[str, dict[str, list[float]]], rounds: int) -> None:
+    """300 MiB in five layers, and another image with four of them, from a registry on the loopback."""
+    configuration = WORK / "registry.yml"
+    configuration.write_text(
+        "version: 0.1\nlog: {level: error}\n"
+        f"storage: {{filesystem: {{rootdirectory: {WORK}/registry}}}}\nhttp: {{addr: {REGISTRY}}}\n"
+    )
+    server = subprocess.Popen(["docker-registry", "serve", str(configuration)], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(3)
+        layers = [make_layer(number) for number in range(6)]
+        for tag, chosen in (("1", layers[:5]), ("2", [*layers[:4], layers[5]])):
+            push(tag, chosen)
+        name = f"{REGISTRY}/bench/layers"
+        for _ in range(rounds):
+            for who, pull, remove in (
+                ("zonal", ["zonal", "pull", "-q", "--tls-verify=false"], ["zonal", "image", "rm"]),
+                ("docker", ["docker", "pull", "-q"], ["docker", "rmi"]),
+            ):
+                for key, tag in (("pull", "1"), ("pull again", "2")):
+                    note(samples, key, who, timed([*pull, f"{name}:{tag}"]))
+                for tag in ("1", "2"):
+                    run([*remove, f"{name}:{tag}"])
+    finally:
+        server.kill()
+        server.wait()
+
+
+def make_layer(number: int) -> Path:
+    """Files of all sizes, half of it random, gzipped as registries have it."""
+    path = WORK / f"layer-{number}.tar"
+    source = random.Random(number)
+    with tarfile.open(path, "w") as archive:
+        done = 0
+        while done < LAYER:
+            size = min(LAYER - done, source.choice([2_000, 20_000, 200_000, 4_000_000]))
+            data = source.randbytes(size // 2) + bytes(size - size // 2)
+            member = tarfile.TarInfo(f"layer{number}/{done:09}")
+            member.size = size
+            archive.addfile(member, io.BytesIO(data))
+            done += size
+    return path
+
+
+def push(tag: str, layers: list[Path]) -> None:
+    """By an OCI layout, which skopeo sends."""
+    layout = WORK / f"layout-{tag}"
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(data: bytes, kind: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    descriptors: list[dict[str, Any]] = []
+    diff_ids: list[str] = []
+    for path in layers:
+        packed = path.with_suffix(".tar.gz")
+        if not packed.exists():
+            run(["gzip", "-1", "-k", str(path)])
+        diff_ids.append("sha256:" + hashlib.sha256(path.read_bytes()).hexdigest())
+        descriptors.append(blob(packed.read_bytes(), "layer.v1.tar+gzip"))
+    config: dict[str, Any] = {"architecture": "amd64", "os": "linux", "config": {"Cmd": ["true"]}}
+    config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob(json.dumps(config).encode(), "config.v1+json"),
+        "layers": descriptors,
+    }
+    index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json")]}
+    (layout / "index.json").write_text(json.dumps(index))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    target = f"docker://{REGISTRY}/bench/layers:{tag}"
+    run(["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}", target])
+
+
+def make_image() -> None:
+    """Debian with fio, git and a large file, for both."""
+    tar = WORK / "image.tar"
+    with tar.open("wb") as file:
+        subprocess.run(
+            ["zonal", "run", "--rm", "debian:13", "tar", "-C", "/", "--one-file-system", "-c", "."],
+            stdout=file,
+            check=True,
+        )
+    programs = ["/usr/bin/fio", "/usr/bin/git"]
+    found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout.split()
+    # /lib is a link to /usr/lib; each library by its name, and the file that it leads to.
+    words = [word for word in found if word.startswith("/")]
+    libraries = {Path("/usr", word[1:]) if word.startswith("/lib") else Path(word) for word in words}
+    libraries = {path for path in libraries if path.is_file()}
+    names = {*programs, *map(str, libraries), *(str(path.resolve()) for path in libraries)}
+    run(["dd", "if=/dev/urandom", "of=/data.bin", "bs=1M", f"count={FILE}", "status=none"])
+    # By a folder, since Docker takes no tar that has a name twice.
+    root = WORK / "root"
+    root.mkdir()
+    run(["tar", "-C", str(root), "-xf", str(tar)])
+    copies = subprocess.run(
+        ["tar", "-C", "/", "-c", "data.bin", *(name.lstrip("/") for name in sorted(names))],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
+    run(["tar", "-C", str(root), "-cf", str(tar), "."])
+    shutil.rmtree(root)
+    Path("/data.bin").unlink()
+    run(["zonal", "image", "import", str(tar), IMAGE])
+    run(["docker", "import", str(tar), IMAGE])
+    tar.unlink()
+
+
+def measure_disks(samples: dict[str, dict[str, list[float]]], rounds: int) -> None:
+    """fio on a file of the image, and on a volume."""
+    run(["zonal", "volume", "create", "bench", "--size", "2G"])
+    run(["docker", "volume", "create", "bench"])
+    jobs = {
+        "image read": fio("read", "1M", "/data.bin", "--readonly"),
+        "volume write": fio("write", "1M", "/v/file", "--end_fsync=1"),
+        "volume read": fio("read", "1M", "/v/file"),
+        "volume random": fio("randread", "4k", "/v/file", "--ioengine=libaio", "--iodepth=16", "--runtime=10"),
+    }
+    for _ in range(rounds):
+        for key, job in jobs.items():
+            for who, command in sides("-v", "bench:/v"):
+                note(samples, key, who, rate([*command, *job], operations=key == "volume random"))
+
+
+def measure_directory(samples: dict[str, dict[str, list[float]]], rounds: int) -> None:
+    """A directory of the host, by 9p and by a bind mount."""
+    shared = WORK / "shared"
+    shared.mkdir()
+    run(["dd", "if=/dev/urandom", f"of={shared}/file", "bs=1M", f"count={FILE}", "status=none"])
+    tree = shared / "tree"
+    for number in range(FILES):
+        folder = tree / f"{number // 1000:02}" / f"{number // 50:04}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}").write_text(f"{number}\n")
+    git = ["git", "-C", str(tree), "-c", "user.name=b", "-c", "user.email=b@localhost", "-c", "gc.auto=0"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        run([*git, *arguments])
+    status = "export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*' GIT_OPTIONAL_LOCKS=0; "
+    status += "date +%s.%N; git -C /d/tree status --porcelain; date +%s.%N"
+    for turn in range(rounds):
+        for who, command in sides("-v", f"{shared}:/d"):
+            note(samples, "directory read", who, rate([*command, *fio("read", "1M", "/d/file")], operations=False))
+            if turn == 0:
+                lines = output([*command, "sh", "-c", status]).split()
+                note(samples, "git status of 20,000 files", who, float(lines[-1]) - float(lines[0]))
+
+
+def sides(*options: str) -> list[tuple[str, list[str]]]:
+    """The same for both."""
+    return [
+        ("zonal", ["zonal", "run", "--rm", "-m", MEMORY, *options, IMAGE]),
+        ("docker", ["docker", "run", "--rm", "-m", MEMORY, "--network", "none", *options, IMAGE]),
+    ]
+
+
+def fio(kind: str, block: str, path: str, *options: str) -> list[str]:
+    """One job."""
+    size = f"--size={FILE}M"
+    job = ["fio", "--name=x", f"--rw={kind}", f"--bs={block}", f"--filename={path}", size, "--direct=1"]
+    return [*job, *options, "--output-format=json"]
+
+
+def rate(command: list[str], *, operations: bool) -> float:
+    """What fio reports."""
+    text = output(command)
+    (job,) = json.loads(text[text.index("{") :])["jobs"]
+    side = job["read"] if job["read"]["total_ios"] else job["write"]
+    return float(side["iops"]) if operations else float(side["bw_bytes"]) / (1 << 20)
+
+
+def note(samples: dict[str, dict[str, list[float]]], key: str, who: str, value: float) -> None:
+    """Keeps and shows a sample."""
+    samples.setdefault(key, {}).setdefault(who, []).append(value)
+    print(f"{key}, {who}: {value:.2f}", file=sys.stderr, flush=True)
+
+
+def timed(command: list[str]) -> float:
+    """Seconds."""
+    begin = time.monotonic()
+    run(command)
+    return time.monotonic() - begin
+
+
+def output(command: list[str]) -> str:
+    """Of a command that must succeed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def run(command: list[str]) -> None:
+    """A command that must succeed."""
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
