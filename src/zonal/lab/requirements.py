@@ -49,6 +49,7 @@ FOR_TESTS = (
     Requirement("gcc", "gcc"),
     Requirement("libc6-dev", "/usr/include/stdio.h"),
     Requirement("libxen-dev", "/usr/include/xen/domctl.h"),
+    Requirement("erofs-utils", "mkfs.erofs"),
     Requirement("skopeo", "skopeo"),
     Requirement("zstd", "zstd"),
     Requirement("docker-registry", "docker-registry"),
