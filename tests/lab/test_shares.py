@@ -118,6 +118,119 @@ def test_a_running_zone_is_given_directories_and_loses_them(host: Host, folder: 
     host.shell(f"for i in $(seq 100); do [ $({SERVERS}) = 0 ] && exit; sleep 0.1; done; exit 1")
 
 
+# perl-base has neither mmap nor inotify; the calls are by number (asm/unistd_64.h), and memory is written by read(2).
+MAP = """
+    sub map_file {
+        open(my $file, "+<", $_[0]) or die "open: $!\\n";
+        syscall(9, $_[1], 4096, 3, 0x100001, fileno($file), 0) == $_[1] or return "refused";
+        pipe(my $out, my $in); syswrite($in, $_[2]); syscall(0, fileno($out), $_[1], length $_[2]);
+        return "mapped";
+    }
+"""
+WATCH = """
+    my $watch = syscall(294, 0x800); syscall(254, $watch, my $path = "/d", 0x100) > 0 or die "watch: $!\\n";
+    open(my $events, "<&=", $watch);
+    sub events { sysread($events, my $data, 4096) ? unpack("x16Z*", $data) : "none" }
+"""
+
+
+def test_how_much_a_zone_keeps_is_what_was_asked_for(host: Host, folder: Path) -> None:
+    names = ("consistent", "cached", "delegated")
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "mapped").write_bytes(b"-" * 4096)
+        (folder / name / "changes").write_text("before\n")
+    script = f"""
+        perl -e '{MAP}
+            my $at = 0x10000000;
+            for my $name ("consistent", "cached", "delegated") {{
+                $at += 0x100000; print "$name: ", map_file("/$name/mapped", $at, "by the zone"), "\\n";
+                syscall(26, $at, 4096, 4) if $name eq "cached";  # msync
+            }}
+            open(my $done, ">", "/consistent/mapped-all"); close $done;
+            sleep 1 until -e "/consistent/looked";
+        '
+        for name in cached delegated; do echo closed > /$name/closed; done
+        cat /*/changes; : > /consistent/now
+        until [ -e /consistent/changed ]; do sleep 0.2; done
+        cat /*/changes
+    """
+    options = [part for name in names for part in ("-v", f"{folder}/{name}:/{name}:{name}")]
+    done = host.zonal("run", "-d", "-m", "128M", "--name", "keeps", *options, IMAGE, "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    until_there(folder / "consistent" / "mapped-all")
+    # What was synced has come while the zone runs.
+    assert (folder / "cached" / "mapped").read_bytes().startswith(b"by the zone---")
+    (folder / "consistent" / "looked").touch()
+    until_there(folder / "consistent" / "now")
+    assert (folder / "cached" / "closed").read_text() == (folder / "delegated" / "closed").read_text() == "closed\n"
+    for name in names:
+        (folder / name / "changes").write_text(f"by the host, {name}\n")
+    (folder / "consistent" / "changed").touch()
+    assert host.zonal("zone", "wait", "keeps").stdout.strip() == b"0"
+    lines = host.zonal("logs", "keeps").stdout.decode().splitlines()
+    assert [line for line in lines if ":" in line] == ["consistent: refused", "cached: mapped", "delegated: mapped"]
+    assert lines.count("before") == 4  # the delegated one's again, which the host has changed
+    assert [line for line in lines if "by the host" in line] == ["by the host, cached", "by the host, consistent"]
+    # And all of it has come when the zone is gone.
+    assert (folder / "delegated" / "mapped").read_bytes().startswith(b"by the zone---")
+    assert (folder / "consistent" / "mapped").read_bytes() == b"-" * 4096
+
+
+def test_users_and_watches_are_those_of_the_zone(host: Host, folder: Path) -> None:
+    os.chown(folder, 1234, 5678)
+    folder.chmod(0o700)
+    (folder / "root-s").write_text("secret\n")
+    (folder / "root-s").chmod(0o600)
+    script = f"""
+        mkdir /d/mine; : > /d/mine/file; cat /d/root-s 2>&1; chown 0 /d/mine/file 2>&1
+        perl -e '{WATCH}
+            open(my $own, ">", "/d/own"); print "own: ", events(), "\\n";
+            open(my $ready, ">", "/d/ready"); print "own: ", events(), "\\n";
+            sleep 1 until -e "/d/host-s"; print "of the host: ", events(), "\\n";
+        '
+    """
+    options = ["-m", "128M", "-u", "1234:5678", "--name", "user", "-v", f"{folder}:/d"]
+    done = host.zonal("run", "-d", *options, IMAGE, "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    until_there(folder / "ready")
+    (folder / "host-s").touch()
+    assert host.zonal("zone", "wait", "user").stdout.strip() == b"0"
+    out = host.zonal("logs", "user").stdout.decode()
+    assert "cat: /d/root-s: Permission denied" in out
+    assert "Operation not permitted" in out
+    assert out.endswith("own: own\nown: ready\nof the host: none\n")
+    for name in ("mine", "mine/file", "own"):
+        status = (folder / name).stat()
+        assert (status.st_uid, status.st_gid) == (1234, 5678)
+
+
+def test_what_the_host_mounts_in_a_directory_is_seen(host: Host) -> None:
+    place = "/var/lib/zonal/submounts"
+    zone = f"zonal run --rm -m 128M -v {place}:/d {IMAGE} sh -c"
+    looks = (
+        "cat /d/early/file; stat -c %i /d/plain; : > /d/early/ready; until [ -e /d/late/file ]; do sleep 0.2; done; "
+    )
+    looks += "cat /d/late/file; ls /d/late; : > /d/looked; until [ -e /d/plain/end ]; do sleep 0.2; done; ls -A /d/late"
+    script = f"""
+        set -e; mkdir -p {place}/early {place}/late {place}/plain; trap 'umount {place}/*; rm -r {place}' EXIT
+        mount -t tmpfs none {place}/early; echo early > {place}/early/file; stat -c %i {place}/plain
+        {zone} '{looks}' & until [ -e {place}/early/ready ]; do sleep 0.2; done
+        mount -t tmpfs none {place}/late; echo late > {place}/late/file.new; mv {place}/late/file.new {place}/late/file
+        until [ -e {place}/looked ]; do sleep 0.2; done; umount {place}/late; : > {place}/plain/end; wait $!
+    """
+    inode, *lines = host.shell(script).splitlines()
+    assert lines == ["early", inode, "late", "file"]
+
+
+def until_there(path: Path) -> None:
+    for _ in range(300):
+        if path.exists():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{path} has not come")
+
+
 def test_a_lab_that_slept_mounts_anew(host: Host, folder: Path) -> None:
     look = ["-v", f"{folder}:/d", IMAGE, "cat", "/d/sub/file"]
     assert host.run(*look).stdout == b"of the machine\n"

@@ -55,13 +55,17 @@ def mount_memory(name: str, size: int, mode: int, *, read_only: bool) -> str:
     return _mount(name, "tmpfs", "tmpfs", MS_NODEV | (MS_RDONLY if read_only else 0), options, "", "")
 
 
-def mount_share(name: str, tag: str, message_size: int, *, read_only: bool, cached: bool, subpath: str) -> str:
+def mount_share(
+    name: str, tag: str, message_size: int, *, read_only: bool, cached: bool, delegated: bool, subpath: str
+) -> str:
     """Mounts a folder of the host by 9p (Linux, Documentation/filesystems/9p.rst), whose device has this ``tag``.
 
-    Unless it may be ``cached``, every read and write goes to the host. Users are told apart by their numbers, and this
-    kernel checks their rights. Raises ``OSError``.
+    Unless it may be ``cached``, every read and write goes to the host. When it is ``delegated``, even names and
+    attributes are asked for once. Users are told apart by their numbers, and this kernel checks their rights. Raises
+    ``OSError``.
     """
-    options = f"trans=xen,version=9p2000.L,access=client,msize={message_size},cache={'mmap' if cached else 'none'}"
+    cache = "loose" if delegated else "mmap" if cached else "none"
+    options = f"trans=xen,version=9p2000.L,access=client,msize={message_size},cache={cache}"
     return _mount(name, tag, "9p", MS_NODEV | (MS_RDONLY if read_only else 0), options, "", subpath)
 
 

@@ -164,6 +164,7 @@ class Methods:
                     *(name, params.name("tag"), params.number("message_size", least=4096)),
                     read_only=read_only,
                     cached=params.flag("cached"),
+                    delegated=params.flag("delegated"),
                     subpath=params.text("subpath", ""),
                 )
             else:

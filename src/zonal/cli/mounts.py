@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., object])
 
 _TYPES = ("bind", "volume", "tmpfs", "image", "device")
-# What docker takes and what makes no difference here: labels of SELinux, caching hints of other systems.
-_IGNORED = frozenset({"z", "Z", "consistent", "private", "rprivate", "rw"})
-_CACHED = frozenset({"cached", "delegated"})
+# What docker takes and what makes no difference here, such as labels of SELinux.
+_IGNORED = frozenset({"z", "Z", "private", "rprivate", "rw"})
+_CONSISTENCY = ("consistent", "cached", "delegated")
 _SHARED = frozenset({"shared", "rshared", "slave", "rslave"})
 
 
@@ -132,9 +132,9 @@ def parse_mount(text: str) -> pb.Mount:
                 mount.size_bytes = parse_size(value)
             case "tmpfs-mode":
                 mount.mode = _mode(value, label)
-            case "consistency" if value in _CACHED:
-                mount.cached = True
-            case "bind-propagation" | "bind-nonrecursive" | "bind-recursive" | "consistency":
+            case "consistency":
+                _apply_consistency(mount, value, label)
+            case "bind-propagation" | "bind-nonrecursive" | "bind-recursive":
                 if value in _SHARED:
                     raise InvalidInputError(f"{label}: mounts do not pass between host and zone", hint="use rprivate")
             case _:
@@ -193,12 +193,19 @@ def _apply_flag(mount: pb.Mount, option: str, label: str) -> None:
         mount.read_only = True
     elif option == "nocopy":
         mount.no_copy = True
-    elif option in _CACHED:
-        mount.cached = True
+    elif option in _CONSISTENCY:
+        _apply_consistency(mount, option, label)
     elif option in _SHARED:
         raise InvalidInputError(f"{label}: mounts do not pass between host and zone", hint="leave out the propagation")
     elif option not in _IGNORED:
         raise InvalidInputError(f"{label}: the option {option!r} is unknown", hint="ro, rw, or nocopy for a volume")
+
+
+def _apply_consistency(mount: pb.Mount, value: str, label: str) -> None:
+    if value not in (*_CONSISTENCY, "default"):
+        raise InvalidInputError(f"{label}: {value!r} is no consistency", hint=f"one of {', '.join(_CONSISTENCY)}")
+    mount.cached = value == "cached"
+    mount.delegated = value == "delegated"
 
 
 def _fields(text: str, label: str) -> Sequence[str]:

@@ -84,7 +84,7 @@ class Mounts:
         match kind:
             case MountKind.BIND:
                 _check_host_path(mount.source, create=message.create)
-                return replace(mount, cached=message.cached)
+                return replace(mount, cached=message.cached or message.delegated, delegated=message.delegated)
             case MountKind.DEVICE:
                 _check_device(mount.source)
             case MountKind.IMAGE:

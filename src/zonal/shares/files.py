@@ -21,7 +21,9 @@ UTIME_NOW, UTIME_OMIT = 0x3FFFFFFF, 0x3FFFFFFE
 """linux/stat.h"""
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
+_KINDS = {stat.S_IFDIR: QT_DIR, stat.S_IFLNK: QT_SYMLINK}
 _MASK = (1 << 64) - 1
+_MOST = (1 << 63) - 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.utimensat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int)
@@ -42,17 +44,27 @@ class Share:
 
     def qid(self, status: os.stat_result) -> bytes:
         """What identifies a file, and changes when its content may have (13 bytes)."""
-        number = self.devices.setdefault(status.st_dev, len(self.devices))
-        mode = status.st_mode
-        kind = QT_DIR if stat.S_ISDIR(mode) else QT_SYMLINK if stat.S_ISLNK(mode) else QT_FILE
-        version = (status.st_mtime_ns ^ status.st_mtime_ns >> 32 ^ status.st_size) & 0xFFFF_FFFF
+        number = self.devices.get(status.st_dev)
+        if number is None:
+            number = self.devices.setdefault(status.st_dev, len(self.devices))
+        mtime = status.st_mtime_ns
+        version = (mtime ^ mtime >> 32 ^ status.st_size) & 0xFFFF_FFFF
         # Version 0 would mean that the file must not be cached.
-        return QID.pack(kind, version or 1, self.unique(status.st_ino, number))
+        path = self.unique(status.st_ino, number)
+        return QID.pack(_KINDS.get(stat.S_IFMT(status.st_mode), QT_FILE), version or 1, path)
+
+    def is_own(self, status: os.stat_result) -> bool:
+        """Whether a file is in the file system that the share itself is in."""
+        return self.devices.get(status.st_dev) == 0
 
     @staticmethod
     def unique(inode: int, device: int) -> int:
-        """64 bits that no other file of the share is likely to have, also when file systems are mounted in it."""
-        return (inode + device * _GOLDEN) & _MASK
+        """64 bits that no other file of the share is likely to have, also when file systems are mounted in it.
+
+        Linux's client adds 2 for the inode number that it shows (fs/9p, ``QID2INO``). So a zone sees the host's
+        numbers, and what remembers files by them, such as git, knows them again.
+        """
+        return (inode - 2 + device * _GOLDEN) & _MASK
 
 
 class Opened:
@@ -163,6 +175,13 @@ class Listing:
                 elif entry.is_file(follow_symlinks=False):
                     type_ = stat.S_IFREG >> 12
                 yield name, QID.pack(kind, 1, share.unique(entry.inode(), number)), type_
+
+
+def offset(number: int) -> int:
+    """One that a file can have. Raises ``OSError`` for others."""
+    if number > _MOST:
+        raise OSError(errno.EINVAL, "an offset that no file has")
+    return number
 
 
 def _check(result: int) -> None:

@@ -13,8 +13,10 @@ import os
 import select
 import socket
 import sys
+import time
+from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from zonal.shares.confinement import confine
 from zonal.shares.files import Opened, Share
@@ -25,7 +27,9 @@ from zonal.shares.session import Session
 
 log = logging.getLogger("zonal.shares")
 _TURN = 64
-"""Requests of one ring that are answered before the next one's."""
+"""Requests of one device that are answered before the next one's."""
+LOOK_ON: Final = 100e-6
+"""Seconds."""
 
 
 class _Device:
@@ -42,23 +46,34 @@ class _Device:
                 grants, int(ring["control"]), int(ring["data"]), int(ring["data_bytes"]), int(ring["port"])
             )
 
-    def serve(self, fired: list[int]) -> list[int]:
-        """Answers what waits in these rings; gives those that have more."""
-        more: list[int] = []
-        for port in fired:
-            ring = self.rings.get(port)
-            if ring is None:
-                continue
-            try:
-                if ring.serve(self.session, self.ports, _TURN):
-                    more.append(port)
-                else:
-                    self.ports.unmask(port)
-                    # What came between the last look and the event that is let through now raises one of its own.
-            except RingBrokenError as error:
-                log.warning("a ring is served no longer: %s", error)
-                self.rings.pop(port).close()
-        return more
+    def serve(self, fired: Iterable[int]) -> list[int]:
+        """Answers what waits in these rings; gives those that have more.
+
+        Looks on for a while after an answer, as the zone's next request often comes soon: sooner than this process
+        could be put to sleep, woken, and told by whom.
+        """
+        asked = {port: self.rings[port] for port in fired if port in self.rings}
+        total = 0
+        while True:
+            answered = sum(self._answer(port, asked) for port in list(asked))
+            total += answered
+            if total >= _TURN:
+                return list(asked)  # others have their turn
+            if not answered or not _is_asked_soon(asked.values()):
+                break
+        for port in asked:
+            self.ports.unmask(port)
+            # What came between the last look and the event that is let through now raises one of its own.
+        return []
+
+    def _answer(self, port: int, asked: dict[int, Ring]) -> int:
+        try:
+            return asked[port].serve(self.session, self.ports, _TURN)
+        except RingBrokenError as error:
+            log.warning("a ring is served no longer: %s", error)
+            asked.pop(port)
+            self.rings.pop(port).close()
+            return 0
 
     def close(self) -> None:
         self.session.close()
@@ -66,6 +81,16 @@ class _Device:
             ring.close()
         self.ports.close()
         os.close(self.share.root)
+
+
+def _is_asked_soon(rings: Collection[Ring]) -> bool:
+    until = time.monotonic() + LOOK_ON
+    while True:
+        for ring in rings:
+            if ring.is_asked:
+                return True
+        if time.monotonic() >= until:
+            return False
 
 
 class Server:
@@ -84,9 +109,9 @@ class Server:
         """Until told to stop."""
         while True:
             ready = {descriptor for descriptor, _ in self._poll.poll(0 if self._busy else None)}
-            for name, device in list(self._devices.items()):
+            for name, device in self._devices.items():
                 fired = device.ports.fired() if device.ports.descriptor in ready else []
-                waiting = self._busy.pop(name, []) + fired
+                waiting = {*self._busy.pop(name, ()), *fired}
                 if waiting and (more := device.serve(waiting)):
                     self._busy[name] = more
             if self._listener.fileno() in ready:

@@ -1,18 +1,29 @@
 """A session over the rings of a 9pfs device (``zonal.xen.abi.p9``), in memory that the zone may write at any time.
 
-Requests are taken out whole, one after the other, and copied before they are looked at. The driver always raises an
-event after it has written a request or taken a reply; so does this side.
+Requests are copied before they are looked at, one after the other, but for what is to be written to files; that goes
+from the ring into the file, and what is read goes from the file into the ring, each by one system call.
+
+The driver raises an event after it has written a request or taken a reply.
 """
 
 from __future__ import annotations
 
+import time
+
 from zonal.shares import wire
+from zonal.shares.contents import READ_HEADER, READ_SIZE, WRITE_HEADER, wanted
 from zonal.shares.pages import Pages
 from zonal.shares.ports import Ports
 from zonal.shares.session import Session
+from zonal.shares.wire import Type
 from zonal.xen.abi import p9
 from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.ring import RingCorruptError, RingReader, RingWriter, fence
+
+_SMALL = 512
+"""Bytes of a request that are copied in one go."""
+_TOGETHER = 8
+"""Replies that the zone is told of by one event at most, so that it can begin with the first ones."""
 
 
 class RingBrokenError(Exception):
@@ -33,45 +44,81 @@ class Ring:
         self._views = [indices, replies, requests]
         self._writer = RingWriter(replies, indices, prod=p9.IN_PROD, cons=p9.IN_CONS, name="of replies")
         self._reader = RingReader(requests, indices, prod=p9.OUT_PROD, cons=p9.OUT_CONS, name="of requests")
-        self._size = 0
         self._reply = b""
 
-    def serve(self, session: Session, ports: Ports, most: int) -> bool:
-        """Answers at most ``most`` requests; whether there may be more.
+    def serve(self, session: Session, ports: Ports, most: int) -> int:
+        """Answers at most ``most`` requests; how many they were.
 
         Raises `RingBrokenError`; this ring is of no use then.
         """
+        session.look_at_clock(time.monotonic())
+        answered = untold = 0
         try:
-            for _ in range(most):
-                if not self._answer(session, ports):
-                    return False
+            while answered < most and self._answer(session):
+                answered += 1
+                untold += 1
+                if untold == _TOGETHER:
+                    fence()
+                    ports.notify(self.port)
+                    untold = 0
         except RingCorruptError as error:
             raise RingBrokenError(str(error)) from None
-        return True
-
-    def _answer(self, session: Session, ports: Ports) -> bool:
-        """Takes one step; false when it has to wait for the zone."""
-        if self._reply:
-            if self._writer.space() < len(self._reply):
-                return False
-            self._writer.write(memoryview(self._reply))
-            self._reply = b""
+        if untold:
             fence()
             ports.notify(self.port)
-        if not self._size:
-            if self._reader.available() < wire.HEADER.size:
-                return False
-            # Only the length, so that the rest comes in one piece.
-            self._size = int.from_bytes(self._reader.read(4), "little")
-            if not wire.HEADER.size <= self._size <= min(session.message_size, self._reader.size):
-                raise RingBrokenError(f"a request of {self._size} bytes")
-        rest = self._size - 4
-        if self._reader.available() < rest:
+        return answered
+
+    def _answer(self, session: Session) -> bool:
+        """Answers one request; false when it has to wait for the zone."""
+        if self._reply:
+            return self._send()
+        reader = self._reader
+        ready = reader.available()
+        if ready < wire.HEADER.size:
             return False
-        message = self._size.to_bytes(4, "little") + self._reader.read(rest)
-        self._size = 0
-        self._reply = session.handle(message)
+        message = reader.peek(min(ready, _SMALL))
+        size, type_, _ = wire.HEADER.unpack_from(message)
+        if not wire.HEADER.size <= size <= min(session.message_size, reader.size):
+            raise RingBrokenError(f"a request of {size} bytes")
+        if ready < size:
+            return False
+        if type_ == Type.WRITE and size > _SMALL and session.is_open(message):
+            self._reply = session.write_from(
+                message[:WRITE_HEADER], reader.pieces(WRITE_HEADER, size - WRITE_HEADER), size - WRITE_HEADER
+            )
+        elif type_ == Type.READ and size == READ_SIZE and session.is_open(message):
+            return self._read(session, message[:size])
+        else:
+            self._reply = session.handle(message[:size] if size <= len(message) else reader.peek(size))
+        reader.skip(size)
+        return self._send()
+
+    def _read(self, session: Session, message: bytes) -> bool:
+        writer = self._writer
+        room = min(READ_HEADER + wanted(message), session.message_size)
+        if writer.space() < max(room, READ_HEADER):  # as many as a failure takes
+            return False
+        self._reader.skip(len(message))
+        head, count = session.read_into(message, lambda most: writer.pieces(READ_HEADER, most))
+        writer.fill(head)
+        writer.advance(len(head) + count)
         return True
+
+    def _send(self) -> bool:
+        if self._writer.space() < len(self._reply):
+            return False
+        self._writer.fill(self._reply)
+        self._writer.advance(len(self._reply))
+        self._reply = b""
+        return True
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a request may be there."""
+        try:
+            return self._reader.available() >= wire.HEADER.size
+        except RingCorruptError:
+            return True  # which is to be found out by serving
 
     def close(self) -> None:
         """Gives the pages up. May be called again."""

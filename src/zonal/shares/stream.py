@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import BinaryIO
 
 from zonal.shares import wire
@@ -18,6 +19,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, session: Session) -> None:
             rest = requests.read(size - 4)
             if len(rest) != size - 4:
                 return
+            session.look_at_clock(time.monotonic())
             replies.write(session.handle(head + rest))
             replies.flush()
     finally:

@@ -13,6 +13,8 @@ HEADER = struct.Struct("<IBH")
 """size, with these four bytes; type; tag"""
 QID = struct.Struct("<BIQ")
 """type, version, path"""
+IO_HEADER = 24
+"""Bytes of a message that Linux's client keeps free beside what is read or written (P9_IOHDRSZ)."""
 NO_FID = 0xFFFF_FFFF
 NO_UID = 0xFFFF_FFFF
 MAX_NAME = 255
@@ -96,6 +98,12 @@ class Fields:
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
             raise WireError("a request has no proper name in it")
         return name
+
+    def names(self, count: int) -> list[bytes]:
+        """So many names, and nothing after them."""
+        names = [self.name() for _ in range(count)]
+        self.end()
+        return names
 
     def data(self, length: int, most: int) -> bytes:
         """So many bytes."""

@@ -88,6 +88,22 @@ class RingReader:
         self._indices[self._cons] = self._consumed
         return data
 
+    def peek(self, count: int) -> bytes:
+        """A copy of the next ``count`` bytes, which stay; the caller has seen that they wait."""
+        start = self._consumed & (self.size - 1)
+        if start + count <= self.size:
+            return self._data[start : start + count].tobytes()
+        return b"".join(self.pieces(0, count))
+
+    def pieces(self, skip: int, count: int) -> list[memoryview]:
+        """Where ``count`` bytes behind the next ``skip`` are: the ring itself, which the other side may change."""
+        return _pieces(self._data, self._consumed + skip, count)
+
+    def skip(self, count: int) -> None:
+        """Gives up the next ``count`` bytes."""
+        self._consumed = (self._consumed + count) & _WRAP
+        self._indices[self._cons] = self._consumed
+
 
 class RingWriter:
     """The producing end; the parameters are those of :class:`RingReader`, with ``prod`` as our counter."""
@@ -122,6 +138,35 @@ class RingWriter:
         self._produced = (self._produced + count) & _WRAP
         self._indices[self._prod] = self._produced
         return count
+
+    def pieces(self, skip: int, count: int) -> list[memoryview]:
+        """Where ``count`` bytes behind the next ``skip`` will be; the caller has seen that there is room for them."""
+        return _pieces(self._data, self._produced + skip, count)
+
+    def fill(self, data: bytes) -> None:
+        """Puts ``data`` into the ring, for which the caller has seen that there is room, and does not publish it."""
+        start = self._produced & (self.size - 1)
+        end = start + len(data)
+        if end <= self.size:
+            self._data[start:end] = data
+        else:
+            first = self.size - start
+            self._data[start:] = data[:first]
+            self._data[: end - self.size] = data[first:]
+
+    def advance(self, count: int) -> None:
+        """Publishes ``count`` bytes that were put into the ring."""
+        self._produced = (self._produced + count) & _WRAP
+        self._indices[self._prod] = self._produced
+
+
+def _pieces(data: memoryview, begin: int, count: int) -> list[memoryview]:
+    size = len(data)
+    start = begin & (size - 1)
+    end = start + count
+    if end <= size:
+        return [data[start:end]]
+    return [data[start:], data[: end - size]]
 
 
 def _check_size(data: memoryview) -> None:

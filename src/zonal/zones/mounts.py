@@ -66,6 +66,8 @@ class Mount:
     """Of an image: its digest."""
     cached: bool = False
     """Of a directory of the host: whether the zone may keep what it has read, and write later."""
+    delegated: bool = False
+    """And take it that nobody else changes anything there."""
 
     @property
     def needs_attaching(self) -> bool:

@@ -138,5 +138,6 @@ def share_parameters(attached: Attached) -> dict[str, Value]:
         "tag": attached.id,
         "message_size": MESSAGE_SIZE,
         "cached": mount.cached,
+        "delegated": mount.delegated,
         "subpath": "" if Path(mount.source).is_dir() else Path(mount.source).resolve().name,
     }

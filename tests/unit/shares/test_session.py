@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.shares.client import Client, text
-from zonal.shares import session
+from zonal.shares import contents, fids
+from zonal.shares.files import Opened, Share
+from zonal.shares.session import Session
 from zonal.shares.wire import HEADER, Type
 
 GID = struct.pack("<I", 0)
@@ -237,8 +239,64 @@ def test_a_pipe_is_seen_but_not_opened(folder: Path, client: Client) -> None:
     refused(errno.ENXIO, lambda: client.call(Type.LOPEN, struct.pack("<II", fid, os.O_RDONLY)))
 
 
+def test_a_name_leads_to_what_has_it_now(folder: Path, client: Client) -> None:
+    for _ in range(2):
+        assert client.read(client.open(b"sub", b"inner")) == b"inner"
+    (folder / "sub").rename(folder / "was-sub")
+    refused(errno.ENOENT, lambda: client.walk(b"sub"))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "inner").write_bytes(b"another")
+    assert client.read(client.open(b"sub", b"inner")) == b"another"
+    # What was known before is the same file still, whatever it is called.
+    old = client.walk(b"was-sub")
+    client.call(Type.RENAMEAT, GID, text(b"was-sub"), GID, text(b"moved"))
+    refused(errno.ENOENT, lambda: client.walk(b"was-sub"))
+    assert client.attributes(client.walk(b"inner", start=old)).size == 5
+
+
+def test_attributes_are_those_of_now(folder: Path, client: Client) -> None:
+    fid = client.walk(b"file")
+    client.session.look_at_clock(1.0)
+    (folder / "file").write_bytes(b"longer than before")
+    assert client.attributes(fid).size == 18
+    again = client.walk(b"file")
+    assert client.attributes(again).size == 18
+    (folder / "file").write_bytes(b"short")
+    assert client.attributes(again).size == 5
+    # A change by the client itself counts at once.
+    fid = client.walk(b"file")
+    client.set_attributes(client.walk(b"file"), SETATTR_SIZE, size=2)
+    assert client.attributes(fid).size == 2
+
+
+def test_remembered_folders_are_bounded_and_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fids, "MAX_REMEMBERED", 4)
+    client = Client(folder)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(20):
+        (folder / f"{number}" / "below").mkdir(parents=True)
+        client.clunk(client.walk(f"{number}".encode(), b"below"))
+        client.clunk(client.walk(f"{number}".encode(), b"below"))
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
+    client.session.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_inode_numbers_are_the_host_s(folder: Path, client: Client) -> None:
+    fid = client.walk(b"file")
+    path = struct.unpack_from("<Q13s", client.call(Type.GETATTR, struct.pack("<IQ", fid, 0x7FF)))[1][5:]
+    assert int.from_bytes(path, "little") + 2 == (folder / "file").stat().st_ino
+
+
+@pytest.mark.parametrize(("size", "unit"), [(1 << 18, 208 << 10), ((1 << 18) + 4096, 1 << 18), (1 << 19, 344 << 10)])
+def test_a_mib_is_asked_for_in_as_few_equal_parts_as_it_takes(folder: Path, size: int, unit: int) -> None:
+    server = Session(lambda _: Share(os.open(folder, os.O_PATH)), Opened(), size)
+    server.client.message_size = size
+    assert contents.io_unit(server.client) == struct.pack("<I", unit)
+
+
 def test_fids_are_bounded_and_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MAX_FIDS", 5)
+    monkeypatch.setattr(fids, "MAX_FIDS", 5)
     before = len(list(Path("/proc/self/fd").iterdir()))
     client = Client(folder)
     for _ in range(4):
