@@ -27,7 +27,7 @@ _ALLOWED = (
     *(0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 24, 25, 28, 32, 35, 39, 44, 45, 46, 47),
     *(60, 72, 73, 74, 75, 76, 77, 79, 89, 90, 91, 92, 93, 94, 95, 98, 131, 137, 138, 186, 188, 189, 190, 191, 192, 193),
     *(194, 195, 196, 197, 198, 199, 201, 202, 204, 217, 228, 229, 230, 231, 234, 257, 258, 259, 260, 262, 263, 264),
-    *(265, 266, 267, 268, 269, 270, 271, 280, 285, 288, 291, 295, 296, 302, 316, 318, 332, 437, 452),
+    *(265, 266, 267, 268, 269, 270, 271, 280, 285, 288, 291, 295, 296, 302, 316, 318, 327, 328, 332, 437, 452),
 )
 """Reading, writing and naming files, memory, signals, clocks, and messages on sockets that are there already; nothing
 that makes a process, a socket or a mount. asm/unistd_64.h"""
@@ -41,7 +41,11 @@ def confine() -> None:
     """Gives it up, for good. Raises ``OSError``; then the process must not serve."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = min(_MAX_DESCRIPTORS, int(open("/proc/sys/fs/nr_open").read()))  # noqa: PTH123, SIM115 - no pathlib here
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except ValueError:  # a host whose root may not have more: then it is as many as that
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0)
     _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET))
     _leave_files()

@@ -20,6 +20,7 @@ from zonal.xen.abi import p9
 from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.ring import RingCorruptError, RingReader, RingWriter, fence
 
+_READ, _WRITE = int(Type.READ), int(Type.WRITE)
 _SMALL = 512
 """Bytes of a request that are copied in one go."""
 _TOGETHER = 8
@@ -77,19 +78,20 @@ class Ring:
         if ready < wire.HEADER.size:
             return False
         message = reader.peek(min(ready, _SMALL))
-        size, type_, _ = wire.HEADER.unpack_from(message)
-        if not wire.HEADER.size <= size <= min(session.message_size, reader.size):
+        size, type_, tag = wire.HEADER.unpack_from(message)
+        if not wire.HEADER.size <= size <= min(session.client.message_size, reader.size):
             raise RingBrokenError(f"a request of {size} bytes")
         if ready < size:
             return False
-        if type_ == Type.WRITE and size > _SMALL and session.is_open(message):
+        if type_ == _WRITE and size > _SMALL and session.is_open(message):
             self._reply = session.write_from(
                 message[:WRITE_HEADER], reader.pieces(WRITE_HEADER, size - WRITE_HEADER), size - WRITE_HEADER
             )
-        elif type_ == Type.READ and size == READ_SIZE and session.is_open(message):
+        elif type_ == _READ and size == READ_SIZE and session.is_open(message):
             return self._read(session, message[:size])
         else:
-            self._reply = session.handle(message[:size] if size <= len(message) else reader.peek(size))
+            whole = message[:size] if size <= len(message) else reader.peek(size)
+            self._reply = session.answer(type_, tag, whole)
         reader.skip(size)
         return self._send()
 

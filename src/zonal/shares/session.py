@@ -47,6 +47,10 @@ class Session:
     def handle(self, message: bytes) -> bytes:
         """The reply to a whole request. Never raises for what a client can send."""
         _, type_, tag = wire.HEADER.unpack_from(message)
+        return self.answer(type_, tag, message)
+
+    def answer(self, type_: int, tag: int, message: bytes) -> bytes:
+        """The same, for whoever has looked at its header."""
         handler = _HANDLERS.get(type_)
         if handler is None:
             return wire.failure(tag, errno.EOPNOTSUPP)

@@ -94,14 +94,17 @@ class Fields:
 
     def name(self) -> bytes:
         """A string that can be the name of a file in a folder."""
-        name = self.text(MAX_NAME)
-        if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-            raise WireError("a request has no proper name in it")
-        return name
+        return _checked(self.text(MAX_NAME))
 
     def names(self, count: int) -> list[bytes]:
         """So many names, and nothing after them."""
-        names = [self.name() for _ in range(count)]
+        data, end = self._data, self._at
+        names: list[bytes] = []
+        for _ in range(count):
+            at = end + 2
+            end = at + int.from_bytes(data[end:at], "little")
+            names.append(_checked(data[at:end]))
+        self._at = end
         self.end()
         return names
 
@@ -117,6 +120,12 @@ class Fields:
         """Raises `WireError` when something is left."""
         if self._at != len(self._data):
             raise WireError("a request is too long")
+
+
+def _checked(name: bytes) -> bytes:
+    if not 0 < len(name) <= MAX_NAME or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise WireError("a request has no proper name in it")
+    return name
 
 
 _U16, _U32 = struct.Struct("<H"), struct.Struct("<I")
