@@ -25,6 +25,19 @@ def fields(mount: Any) -> dict[str, Any]:
         ("/srv:/data", {"type": "bind", "source": "/srv", "target": "/data", "create": True}),
         ("/srv/:/data:ro", {"type": "bind", "source": "/srv", "target": "/data", "create": True, "read_only": True}),
         ("/srv:/data:rw,z", {"type": "bind", "source": "/srv", "target": "/data", "create": True}),
+        ("/srv:/data:consistent", {"type": "bind", "source": "/srv", "target": "/data", "create": True}),
+        ("/srv:/data:cached", {"type": "bind", "source": "/srv", "target": "/data", "create": True, "cached": True}),
+        (
+            "/srv:/data:ro,delegated",
+            {
+                "type": "bind",
+                "source": "/srv",
+                "target": "/data",
+                "create": True,
+                "read_only": True,
+                "delegated": True,
+            },
+        ),
         ("name:/data", {"type": "volume", "source": "name", "target": "/data"}),
         (
             "name:/data:ro,nocopy",
@@ -68,6 +81,11 @@ def test_a_relative_directory_is_one_of_this_folder(tmp_path: Path, monkeypatch:
         ),
         ("type=image,source=debian:13,target=/i", {"type": "image", "source": "debian:13", "target": "/i"}),
         ("type=device,source=/dev/sdb,target=/dev/x", {"type": "device", "source": "/dev/sdb", "target": "/dev/x"}),
+        (
+            "type=bind,src=/a,dst=/b,consistency=delegated",
+            {"type": "bind", "source": "/a", "target": "/b", "delegated": True},
+        ),
+        ("type=bind,src=/a,dst=/b,consistency=default", {"type": "bind", "source": "/a", "target": "/b"}),
         ("type=bind,src=/a,dst=/b,bind-propagation=rprivate", {"type": "bind", "source": "/a", "target": "/b"}),
     ],
 )
@@ -123,6 +141,7 @@ def test_device(text: str, expected: dict[str, Any]) -> None:
         ("mounts", 'type=bind,source="/a', "--mount"),
         ("mounts", "", "no target"),
         ("mounts", "type=bind,source=/a,target=/b,bind-propagation=shared", "do not pass"),
+        ("mounts", "type=bind,source=/a,target=/b,consistency=some", "'some' is no consistency"),
         ("mounts", "type=tmpfs,target=/b,tmpfs-mode=9", "no mode"),
         ("memory", "/t:size=lots", "not a size"),
         ("devices", "/dev/a:/dev/b:/dev/c", "no device"),

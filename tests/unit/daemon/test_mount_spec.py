@@ -49,7 +49,7 @@ async def test_a_missing_directory_of_the_host_is_made_only_when_that_is_wanted(
         await mounts.resolve([wanted])
     wanted.create = True
     (mount,) = await mounts.resolve([wanted])
-    assert (mount.source, mount.cached) == (str(tmp_path / "a" / "b"), True)
+    assert (mount.source, mount.cached, mount.delegated) == (str(tmp_path / "a" / "b"), True, False)
     assert (tmp_path / "a" / "b").stat().st_mode & 0o7777 == 0o755
 
 
