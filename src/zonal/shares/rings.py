@@ -21,8 +21,8 @@ from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.ring import RingCorruptError, RingReader, RingWriter, fence
 
 _READ, _WRITE = int(Type.READ), int(Type.WRITE)
-_SMALL = 512
-"""Bytes of a request that are copied in one go."""
+_SMALL = 1024
+"""Bytes of requests, and about as many of replies, that are copied in one go."""
 _TOGETHER = 8
 """Replies that the zone is told of by one event at most, so that it can begin with the first ones."""
 
@@ -55,64 +55,81 @@ class Ring:
         session.look_at_clock(time.monotonic())
         answered = untold = 0
         try:
-            while answered < most and self._answer(session):
-                answered += 1
-                untold += 1
-                if untold == _TOGETHER:
-                    fence()
-                    ports.notify(self.port)
+            while answered < most and (count := self._answer(session, min(most - answered, _TOGETHER))):
+                answered += count
+                untold += count
+                if untold >= _TOGETHER:
+                    self._tell(ports)
                     untold = 0
         except RingCorruptError as error:
             raise RingBrokenError(str(error)) from None
         if untold:
-            fence()
-            ports.notify(self.port)
+            self._tell(ports)
         return answered
 
-    def _answer(self, session: Session) -> bool:
-        """Answers one request; false when it has to wait for the zone."""
+    def _answer(self, session: Session, most: int) -> int:
+        """Answers some requests; 0 when it has to wait for the zone."""
         if self._reply:
             return self._send()
         reader = self._reader
         ready = reader.available()
         if ready < wire.HEADER.size:
-            return False
-        message = reader.peek(min(ready, _SMALL))
-        size, type_, tag = wire.HEADER.unpack_from(message)
-        if not wire.HEADER.size <= size <= min(session.client.message_size, reader.size):
+            return 0
+        data = reader.peek(min(ready, _SMALL))
+        limit = min(session.client.message_size, reader.size)
+        replies: list[bytes] = []
+        at = size = type_ = tag = length = 0
+        # One copy of what is there, and one of all its answers.
+        while len(data) - at >= wire.HEADER.size and len(replies) < most and length < _SMALL:
+            size, type_, tag = wire.HEADER.unpack_from(data, at)
+            if type_ == _READ or at + size > len(data) or size < wire.HEADER.size:
+                break
+            replies.append(session.answer(type_, tag, data[at : at + size]))
+            length += len(replies[-1])
+            at += size
+        if replies:
+            reader.skip(at)
+            self._reply = replies[0] if len(replies) == 1 else b"".join(replies)
+            self._send()
+            return len(replies)
+        if not wire.HEADER.size <= size <= limit:
             raise RingBrokenError(f"a request of {size} bytes")
-        if ready < size:
-            return False
-        if type_ == _WRITE and size > _SMALL and session.is_open(message):
-            self._reply = session.write_from(
-                message[:WRITE_HEADER], reader.pieces(WRITE_HEADER, size - WRITE_HEADER), size - WRITE_HEADER
-            )
-        elif type_ == _READ and size == READ_SIZE and session.is_open(message):
-            return self._read(session, message[:size])
-        else:
-            whole = message[:size] if size <= len(message) else reader.peek(size)
-            self._reply = session.answer(type_, tag, whole)
-        reader.skip(size)
-        return self._send()
+        return self._answer_large(session, size, type_, tag) if size <= ready else 0
 
-    def _read(self, session: Session, message: bytes) -> bool:
-        writer = self._writer
+    def _answer_large(self, session: Session, size: int, type_: int, tag: int) -> int:
+        """Answers one request, of which so much is known, and which is not small or has a reply that is not."""
+        reader, writer = self._reader, self._writer
+        if type_ == _WRITE and session.is_open(head := reader.peek(WRITE_HEADER)):
+            length = size - WRITE_HEADER
+            self._reply = session.write_from(head, reader.pieces(WRITE_HEADER, length), length)
+            reader.skip(size)
+            return self._send()
+        message = reader.peek(size)
+        if type_ != _READ or size != READ_SIZE or not session.is_open(message):
+            reader.skip(size)
+            self._reply = session.answer(type_, tag, message)
+            return self._send()
         room = min(READ_HEADER + wanted(message), session.message_size)
         if writer.space() < max(room, READ_HEADER):  # as many as a failure takes
-            return False
-        self._reader.skip(len(message))
+            return 0
+        reader.skip(size)
         head, count = session.read_into(message, lambda most: writer.pieces(READ_HEADER, most))
         writer.fill(head)
         writer.advance(len(head) + count)
-        return True
+        return 1
 
-    def _send(self) -> bool:
+    def _send(self) -> int:
+        """Publishes what was answered; 0 when there is no room for it yet."""
         if self._writer.space() < len(self._reply):
-            return False
+            return 0
         self._writer.fill(self._reply)
         self._writer.advance(len(self._reply))
         self._reply = b""
-        return True
+        return 1
+
+    def _tell(self, ports: Ports) -> None:
+        fence()
+        ports.notify(self.port)
 
     @property
     def is_asked(self) -> bool:
