@@ -1,4 +1,4 @@
-"""What the server's process can still do after it has given up the rest; in a child process, which is confined for good."""
+"""What the confined server can still do: in a child process, which is confined for good."""
 
 from __future__ import annotations
 
