@@ -42,6 +42,32 @@ def test_bytes_come_out_as_they_went_in(start: int, steps: list[bytes | int]) ->
     assert read + reader.read(_SIZE) == written
 
 
+@given(_U32, st.lists(st.binary(max_size=_SIZE), max_size=30), st.integers(0, 9))
+def test_what_is_put_in_and_taken_out_in_place_is_the_same(start: int, messages: list[bytes], skip: int) -> None:
+    data, counters = ring(start)
+    writer = RingWriter(data, counters, prod=0, cons=1, name="test")
+    reader = RingReader(data, counters, prod=0, cons=1, name="test")
+    for message in messages:
+        head, body = message[:skip], message[skip:]
+        pieces = writer.pieces(len(head), len(body))
+        rest = body
+        for piece in pieces:
+            piece[:] = rest[: len(piece)]
+            rest = rest[len(piece) :]
+        assert not rest
+        writer.fill(head)
+        assert reader.available() == 0  # nothing is published yet
+        writer.advance(len(message))
+        assert reader.peek(len(message)) == message
+        assert b"".join(reader.pieces(len(head), len(body))) == body
+        assert reader.available() == len(message)
+        reader.skip(len(message))
+        assert (reader.available(), writer.space()) == (0, _SIZE)
+        writer.fill(message)
+        writer.advance(len(message))
+        assert reader.read(_SIZE) == message
+
+
 @given(_U32, _U32)
 def test_a_reader_believes_only_possible_counters(start: int, produced: int) -> None:
     data, counters = ring(start)
