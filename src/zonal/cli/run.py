@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_CPUS = 64
 _TIMINGS = ("table", "json")
+_MOST_SUPPLIES = 3
 
 
 class _RunCommand(click.Command):
@@ -177,16 +178,20 @@ def run(
         if policy == "always":
             supply.fetched_image(control, tls_verify=tls_verify)
             stopwatch.lap("image")
-        try:
-            outcome = run_attached(control, spec)
-        except NotFoundError as error:
-            # A missing command or kernel is not found either; only a missing image can be supplied.
-            wanted = policy != "never" and error.exit_status == NotFoundError.exit_status
-            if not wanted or not supply.image_missing(control):
-                raise
+        supplied = 0
+        while True:
+            try:
+                outcome = run_attached(control, spec)
+                break
+            except NotFoundError as error:
+                # A missing command or kernel is not found either; only a missing image can be supplied. It may be gone
+                # again before it is used, when others remove images.
+                wanted = policy != "never" and error.exit_status == NotFoundError.exit_status
+                if not wanted or supplied == _MOST_SUPPLIES or not supply.image_missing(control):
+                    raise
             supply.missing_image(control, tls_verify=tls_verify)
+            supplied += 1
             stopwatch.lap("image")
-            outcome = run_attached(control, spec)
     if detach and outcome.zone_id:
         click.echo(outcome.zone_id)
     if outcome.reason:

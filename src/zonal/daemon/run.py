@@ -56,7 +56,13 @@ class RunCall:
     async def _launch(self, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
         # What is wrong with the rest is told before a volume is made for a mount.
         spec = resolve_spec(request, self._images, name=request.name or make_name())
-        spec = replace(spec, mounts=await self._mounts.resolve(request.mounts))
+        # Between the look for the image and the zone's own hold on it, volumes are made: nobody may remove it meanwhile.
+        with self._images.use(spec.image_id, f"zone {spec.name}"):
+            return await self._run(
+                replace(spec, mounts=await self._mounts.resolve(request.mounts)), request, arrived_ns
+            )
+
+    async def _run(self, spec: ZoneSpec, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
         for attempt in range(_NAME_TRIES):
             try:
                 return await self._zones.run(spec, arrived_ns=arrived_ns)

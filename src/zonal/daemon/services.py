@@ -11,6 +11,7 @@ from typing import Protocol
 
 from zonal.images.config import ImageConfig
 from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
+from zonal.images.lease import Lease
 from zonal.images.pull import LayerNews
 from zonal.images.skopeo import Access
 from zonal.volumes.store import Volume
@@ -25,6 +26,10 @@ class ImageFinder(Protocol):
 
     def config(self, image_id: str) -> ImageConfig:
         """The configuration."""
+        ...
+
+    def use(self, image_id: str, user: str) -> Lease[Image]:
+        """Keeps it from being removed. Raises ``NotFoundError``."""
         ...
 
 

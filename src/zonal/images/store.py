@@ -437,16 +437,20 @@ class ImageStore:
                 diff_ids = config.parse_config(document, f"{label}: configuration").diff_ids
             chain_id = config.chain_id(diff_ids)
             await stack.enter_async_context(self._chains.setdefault(chain_id, asyncio.Lock()))
-            size = self._catalogue.filesystem_size(chain_id)
-            whole = size is not None and contents.manifest is not None and self._has_all(contents.manifest)
+            there = self._catalogue.filesystem_size(chain_id) is not None
+            whole = there and contents.manifest is not None and self._has_all(contents.manifest)
             if not layers and not whole:
                 progress(f"checking and decompressing {len(sources)} layers")
                 layers = await stack.enter_async_context(open_layers(sources, folder, self._limits, self._unpacked))
-            if size is None:
-                size = await self._make_erofs(layers, chain_id, folder, contents.config is None, progress)
+            made: int | None = None
+            if self._catalogue.filesystem_size(chain_id) is None:
+                made = await self._make_erofs(layers, chain_id, folder, contents.config is None, progress)
             stack.enter_context(self._blobs.hold(layer.digest for layer in layers))
             for layer in layers:
                 await self._blobs.keep(layer.digest, layer.blob, folder)
+            size = made or self._catalogue.filesystem_size(chain_id)
+            if size is None:  # it was another image's, which has been removed since
+                size = await self._make_erofs(layers, chain_id, folder, contents.config is None, progress)
             manifest = contents.manifest or _manifest_of(document, layers)
             # From here on nothing is awaited, so that no removal can come between the erofs and its entry.
             for blob in (document, manifest):

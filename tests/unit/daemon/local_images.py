@@ -16,6 +16,7 @@ from zonal.daemon.services import KernelInfo
 from zonal.errors import AccessDeniedError, InvalidInputError, NotFoundError, WrongStateError
 from zonal.images.config import ImageConfig
 from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
+from zonal.images.lease import Lease
 from zonal.images.pull import LayerNews, LayerProgress, LayerState, quiet
 from zonal.images.skopeo import ANONYMOUS, Access
 
@@ -42,6 +43,7 @@ class LocalImages:
     def __init__(self) -> None:
         self.images = {"local:1": local_image("local:1", b"local")}
         self.configs = {self.images["local:1"].id: ImageConfig(command=("/bin/sh",), env=("FROM_IMAGE=yes",))}
+        self.leases: set[Lease[Image]] = set()
 
     async def commit(
         self,
@@ -66,6 +68,9 @@ class LocalImages:
 
     def config(self, image_id: str) -> ImageConfig:
         return self.configs.get(image_id, ImageConfig(command=("/bin/true",)))
+
+    def use(self, image_id: str, user: str) -> Lease[Image]:
+        return Lease(self.leases, self.resolve(image_id), user)
 
     def read_config(self, image_id: str) -> bytes:
         return json.dumps({"config": {"Cmd": self.config(image_id).command}}).encode()
@@ -149,6 +154,8 @@ class LocalImages:
         image = self.resolve(name)
         if image.references == ("local:1",) and not force:
             raise WrongStateError(f"image {name} is in use", hint="remove the zone first")
+        if any(lease.held.id == image.id for lease in self.leases):
+            raise WrongStateError(f"image {name} is in use by a zone", hint="remove the zone first")
         del self.images[image.references[0]]
         return Removed(image.references, (image.id,))
 

@@ -3,14 +3,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
 
 from tests.unit.daemon.conftest import Client, metadata, output, spec
+from tests.unit.daemon.local_images import LocalImages
 from zonal.api import control_pb2 as pb
+from zonal.errors import WrongStateError
 from zonal.zones.spec import ZoneState
 
 
@@ -39,6 +42,28 @@ async def test_started_output_exit(client: Client) -> None:
     assert b"".join(reply.stderr for reply in replies) == b"err\n"
     assert replies[-1].exited.status == 3
     assert [phase.name for phase in replies[-1].exited.phases] == ["launch", "workload"]
+
+
+async def test_the_image_stays_while_a_volume_is_made_for_its_zone(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, volumes = cast("LocalImages", client.services.images), client.services.volumes
+    image = images.tag("local:1", "other:1")
+    monkeypatch.setitem(images.images, "other:1", replace(image, references=("other:1",)))
+    create = volumes.create
+
+    async def remove_meanwhile(*arguments: Any, **named: Any) -> Any:
+        with pytest.raises(WrongStateError, match="in use"):
+            images.remove("other:1")
+        return await create(*arguments, **named)
+
+    monkeypatch.setattr(volumes, "create", remove_meanwhile)
+    request = spec("echo", "x")
+    request.spec.image = "other:1"
+    request.spec.mounts.append(pb.Mount(type="volume", source="data", target="/data", size_bytes=32 << 20))
+    assert output(await client.run(request)) == b"x\n"
+    assert not images.leases
+    images.remove("other:1")
 
 
 async def test_input_is_passed_on_byte_for_byte_until_its_end(client: Client) -> None:

@@ -14,9 +14,11 @@ import pytest
 from tests.unit.images.tarballs import OciLayout, configuration, digest, docker_archive, file, folder, tarball, write
 from zonal.errors import InvalidInputError, NotFoundError, ResourceExhaustedError, UnavailableError, WrongStateError
 from zonal.images import erofs
+from zonal.images.blobs import Blobs
 from zonal.images.config import chain_id
 from zonal.images.erofs import MakeFilesystemError
 from zonal.images.store import ImageStore
+from zonal.images.tarformat import Source
 
 ROOT = tarball(folder("bin"), file("bin/sh", b"shell" * 300))
 UPPER = tarball(file("bin/.wh.sh"), file("app", b"application"))
@@ -134,6 +136,35 @@ async def test_an_erofs_stays_while_another_image_has_it(store: ImageStore, tmp_
     assert tree(other.erofs) == {"bin", "bin/sh"}
     store.remove("b")
     assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("moment", ["checking", "keeping"])
+async def test_an_erofs_that_is_removed_while_another_image_is_made_of_it_is_made_anew(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    await store.import_archive(write(tmp_path / "root.tar", ROOT), name="a", settings=b'{"Cmd": ["a"]}')
+
+    def progress(step: str) -> None:
+        if moment == "checking" and step.startswith("checking"):
+            store.remove("a")
+
+    keep = Blobs.keep
+
+    async def remove_first(blobs: Blobs, digest: str, blob: Source, folder: Path) -> None:
+        if moment == "keeping":
+            store.remove("a")
+        await keep(blobs, digest, blob, folder)
+
+    monkeypatch.setattr(Blobs, "keep", remove_first)
+    other = write(tmp_path / "other.tar", docker_archive([ROOT], configuration([ROOT], {"Cmd": ["b"]})))
+    image = await store.import_archive(other, name="b", progress=progress)
+    assert store.list() == [image]
+    assert tree(image.erofs) == {"bin", "bin/sh"}
+    assert image.erofs.stat().st_size == image.size
+    store.close()
+    again = ImageStore.open(tmp_path / "store")
+    assert again.list() == [image]
+    again.close()
 
 
 async def test_removing_by_id_takes_force_if_there_are_several_names(store: ImageStore, tmp_path: Path) -> None:
