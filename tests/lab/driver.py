@@ -43,7 +43,7 @@ class Host:
 
     def __init__(self, lab: NamedLab) -> None:
         self.environment = {k: v for k, v in os.environ.items() if k != "ZONAL_HOST"} | {"ZONAL_LAB": lab.name}
-        self.lab = lab.name
+        self.name = self.lab = lab.name
 
     def command(self, *arguments: str) -> list[str]:
         return [*ZONAL, *arguments]
@@ -67,6 +67,13 @@ class Host:
         assert done.returncode == 0, done.stderr.decode(errors="replace")
         return done
 
+    def refused(self, *arguments: str, stdin: bytes | None = None) -> str:
+        """What is said of a command that must end with docker's status for a refusal."""
+        done = self.zonal(*arguments, stdin=stdin)
+        assert done.returncode == 125, (arguments, done.returncode, done.stderr)
+        assert b"Traceback" not in done.stderr
+        return done.stderr.decode()
+
     def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen[bytes](self.command(*arguments), env=self.environment, **streams)
 
@@ -85,6 +92,14 @@ class Host:
         names = [zone["name"] for zone in self.zones()]
         if names:
             assert self.zonal("zone", "rm", "-f", *names).returncode == 0
+
+    def remove_images(self, beginning: str) -> None:
+        """Those whose names begin like this, and what they have left."""
+        images = [json.loads(line) for line in self.zonal("image", "ls", "--json").stdout.splitlines()]
+        names = [name for image in images for name in image["references"] if name.startswith(beginning)]
+        if names := [name for name in names if "@" not in name]:
+            assert self.zonal("image", "rm", *names).returncode == 0
+        self.zonal("image", "prune")
 
     def until_logged(self, zone: str, text: str) -> None:
         """Until a zone's workload has written this."""

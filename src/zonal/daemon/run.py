@@ -56,7 +56,7 @@ class RunCall:
     async def _launch(self, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
         # What is wrong with the rest is told before a volume is made for a mount.
         spec = resolve_spec(request, self._images, name=request.name or make_name())
-        # Between the look for the image and the zone's own hold on it, volumes are made: nobody may remove it meanwhile.
+        # Until the zone has a hold of its own on the image, for volumes may be made first.
         with self._images.use(spec.image_id, f"zone {spec.name}"):
             return await self._run(
                 replace(spec, mounts=await self._mounts.resolve(request.mounts)), request, arrived_ns

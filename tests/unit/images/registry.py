@@ -63,8 +63,10 @@ class Registry:
 
 
 @contextmanager
-def registry(folder: Path, *, password: bool = False) -> Generator[Registry]:
-    """Runs a registry; with ``password``, for `USER` only."""
+def registry(
+    folder: Path, *, password: bool = False, certificate: tuple[Path, Path] | None = None
+) -> Generator[Registry]:
+    """Runs a registry; with ``password``, for `USER` only; with a certificate and its key, by TLS."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -79,6 +81,8 @@ def registry(folder: Path, *, password: bool = False) -> Generator[Registry]:
         line = subprocess.run(["htpasswd", "-Bbn", USER, PASSWORD], check=True, capture_output=True).stdout
         (folder / "htpasswd").write_bytes(line)
         settings["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+    if certificate is not None:
+        settings["http"]["tls"] = dict(zip(("certificate", "key"), map(str, certificate), strict=True))
     (folder / "config.yml").write_text(json.dumps(settings))  # JSON is YAML
     process = subprocess.Popen(
         ["docker-registry", "serve", str(folder / "config.yml")],
@@ -100,3 +104,17 @@ def registry(folder: Path, *, password: bool = False) -> Generator[Registry]:
     finally:
         process.kill()
         process.wait()
+
+
+def make_authority(folder: Path, *addresses: str) -> tuple[Path, tuple[Path, Path]]:
+    """A certificate of an authority, and one that it has given to a registry at these addresses, with its key."""
+    folder.mkdir()
+    (folder / "names").write_text("subjectAltName=" + ",".join(f"IP:{address}" for address in addresses))
+    key = "req -newkey rsa:2048 -nodes"
+    for command in (
+        f"{key} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
+        f"{key} -subj /CN=registry -keyout key.pem -out request.pem",
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out registry.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=folder)
+    return folder / "ca.pem", (folder / "registry.pem", folder / "key.pem")
