@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zonal.agent.layers import write_layer
 
@@ -63,7 +63,7 @@ def main() -> None:
         lower.insert(0, upper)
         target = folder / f"layer{number}.tar"
         with target.open("wb") as file:
-            write_layer(str(upper), (), file.write)
+            _write_layer(upper, file)
         print(target, flush=True)
 
 
@@ -92,6 +92,13 @@ def _overlay(lower: Sequence[Path], upper: Path, lists: Path) -> Generator[Path]
         for path in _BORROWED:
             mount("--bind", path, root / path[1:])
         yield root
+
+
+def _write_layer(upper: Path, file: IO[bytes]) -> None:
+    def write(data: bytes) -> None:
+        file.write(data)
+
+    write_layer(str(upper), (), write)
 
 
 def _in_chroot(root: Path, script: str) -> None:
