@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,11 +26,14 @@ STABLE = ("one", "two", "three")
 MOVING = ("old", "new")
 
 _LOOP = """
-end=$((SECONDS + {seconds})); turn=0
+errors=$(mktemp); end=$((SECONDS + {seconds})); turn=0
+# One line a turn: what was done, its status, and what came of it.
+tell() {{
+    what=$1; shift
+    if said=$("$@" 2>"$errors"); then echo "$what" 0 $said; else echo "$what" $? $(tail -n 5 "$errors"); fi
+}}
 while [ $SECONDS -lt $end ]; do turn=$((turn + 1)); {body}; done
 """
-# Each says one line a turn: what was done, its status, and what came of it.
-_TELL = 'tell() {{ what=$1; shift; said=$("$@" 2>&1); echo "$what" $? $said; }}'
 
 
 @pytest.fixture(name="host")
@@ -50,14 +54,16 @@ class Worker:
     """A loop in the host's shell; the commands in it have no lab to keep, and so are quick."""
 
     def __init__(self, host: Host, body: str) -> None:
-        script = _TELL.format() + _LOOP.format(seconds=SECONDS, body=body)
+        script = _LOOP.format(seconds=SECONDS, body=body)
         arguments = ("lab", "shell", "--name", host.lab, "--", "bash", "-c", script)
-        self._process = host.start(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = host.start(*arguments, stdin=subprocess.DEVNULL, stdout=self._output)
 
     def lines(self) -> list[tuple[str, int, str]]:
         """What was done, the status, and what was said, of each turn; waits for the end."""
-        output = self._process.communicate(timeout=SECONDS + 300)[0].decode(errors="replace")
-        assert self._process.returncode == 0, output
+        assert self._process.wait(SECONDS + 300) == 0
+        self._output.seek(0)
+        output = self._output.read().decode(errors="replace")
         found: list[tuple[str, int, str]] = []
         for line in output.splitlines():
             what, status, *said = line.split(" ", 2)

@@ -258,6 +258,18 @@ def explain(said: str, reference: Reference) -> ZonalError:
 
 _KINDS: Final[tuple[tuple[tuple[str, ...], type[ZonalError], str, str], ...]] = (
     (
+        ("is blocked in",),
+        AccessDeniedError,
+        "the host's own settings forbid this registry",
+        "see registries.conf and registries.conf.d in /etc/containers of the host",
+    ),
+    (
+        ("loading registries configuration", "registries.conf.d"),
+        InvalidInputError,
+        "the host's settings of registries cannot be read",
+        "mend that file on the host: containers-registries.conf(5)",
+    ),
+    (
         ("toomanyrequests", "too many requests", "429"),
         ResourceExhaustedError,
         "the registry asks for patience",
