@@ -90,12 +90,12 @@ PYTHON = RealImage(
     base="debian:13",
     zstd=True,
     steps=(
-        _INSTALL.format("python3-flask gunicorn"),
+        _INSTALL.format("python3-bottle"),
         "useradd --system application; rm -r /etc/cron.daily; mkdir /etc/cron.daily",
     ),
     config={
-        "Entrypoint": ["gunicorn", "--bind=127.0.0.1:8000", "--worker-tmp-dir=/dev/shm"],
-        "Cmd": ["app:app"],
+        "Entrypoint": ["python3", "app.py"],
+        "Cmd": ["8000"],
         "Env": [_PATH, "GREETING=Hello", "PYTHONDONTWRITEBYTECODE=1"],
         "User": "application",
         "WorkingDir": "/srv/app",
@@ -105,17 +105,19 @@ PYTHON = RealImage(
         "/srv/app/app.py": """\
 import os
 import sqlite3
+import sys
 
-from flask import Flask, jsonify
-
-app = Flask(__name__)
+import bottle
 
 
-@app.get("/square/<int:number>")
+@bottle.get("/square/<number:int>")
 def square(number: int):
     with sqlite3.connect(":memory:") as database:
         (result,) = database.execute("SELECT ? * ?", (number, number)).fetchone()
-    return jsonify(greeting=os.environ["GREETING"], square=result, user=os.getuid() != 0)
+    return {"greeting": os.environ["GREETING"], "square": result, "user": os.getuid() != 0}
+
+
+bottle.run(host="127.0.0.1", port=int(sys.argv[1]), quiet=True)
 """,
     },
 )

@@ -106,7 +106,7 @@ def test_an_application_from_a_registry_with_tls_and_a_password(host: Host, tmp_
         assert done.returncode == 0, done.stderr
         assert pulled(mine, name).count(": fetched") == 3
 
-        script = "gunicorn --bind=127.0.0.1:8000 --worker-tmp-dir=/dev/shm app:app & get 8000 /square/111; id -un"
+        script = "python3 app.py 8000 & get 8000 /square/111; echo; id -un"
         done = mine.zonal("run", "--rm", "-e", "GREETING=Good day", "--entrypoint", "sh", name, "-c", script)
         assert done.returncode == 0, done.stderr
         head, _, body = done.stdout.decode().partition("\r\n\r\n")
