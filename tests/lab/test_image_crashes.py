@@ -80,7 +80,7 @@ def test_zonald_killed_in_a_pull_and_in_an_import(
     archive.write_bytes(layouts[LARGE].tar())
     assert host.zonal("pull", "--tls-verify=false", names[SMALL]).returncode == 0
     kill = (
-        'for i in $(seq 2000); do [ -n "$(ls /var/lib/zonal/images/tmp)" ] && break; sleep 0.02; done; '
+        "echo watching; while ! compgen -G '/var/lib/zonal/images/tmp/*' > /dev/null; do sleep 0.05; done; "
         "sleep {}; kill -9 $(systemctl show --property MainPID --value zonald)"
     )
     for kind, command in commands(names, archive).items():
@@ -92,9 +92,13 @@ def test_zonald_killed_in_a_pull_and_in_an_import(
             host.zonal("image", "prune")
             delay = whole * (part + random.uniform(-0.2, 0.2))
             print(f"{kind}: killed after {delay:.2f} of {whole:.2f} s")
-            with host.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-                host.shell(kill.format(f"{delay:.2f}"))
-                said = process.communicate(timeout=TIMEOUT)[1]
+            shell = ("lab", "shell", "--name", host.lab, "--", "bash", "-c", kill.format(f"{delay:.2f}"))
+            with host.start(*shell, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as killer:
+                assert killer.stdout
+                assert killer.stdout.readline() == b"watching\n"
+                with host.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                    said = process.communicate(timeout=TIMEOUT)[1]
+                assert killer.wait(TIMEOUT) == 0
             assert process.returncode in (0, 125), said
             host.until_zonald_answers()
             assert_old_or_new(host, names, finished=process.returncode == 0)
