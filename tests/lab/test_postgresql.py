@@ -89,7 +89,7 @@ def test_every_committed_row_survives_the_loss_of_the_zone(host: Host, tmp_path:
     promised: dict[int, int] = {}
     for kill in range(KILLS + 1):
         load = Load(host, image, f"postgresql{kill}")
-        assert load.begun.wait(TIMEOUT)
+        assert load.begun.wait(2 * TIMEOUT)
         print(f"found {load.found}, promised {promised}")
         assert set(load.found) >= set(promised), load.said
         for client, (count, highest, content) in load.found.items():

@@ -164,6 +164,28 @@ async def test_credentials_are_asked_for_and_used(store: ImageStore, tmp_path: P
         assert not list((tmp_path / "store").rglob("auth.json"))
 
 
+async def test_the_host_s_settings_say_how_registries_are_reached(
+    server: Registry, store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put("copies/app", "1", OciLayout().add([BASE]))
+    settings = tmp_path / ".config/containers/registries.conf"
+    settings.parent.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose settings count before those in /etc
+    mirror = f'location = "{server.host}/copies"\ninsecure = true\n'
+    _write(
+        settings,
+        f'[[registry]]\n{mirror}[[registry]]\nlocation = "images.example/team"\n[[registry.mirror]]\n{mirror}'
+        '[[registry]]\nlocation = "blocked.example"\nblocked = true\n'.encode(),
+    )
+    assert (await store.pull("images.example/team/app:1")).image.references[0].startswith("images.example/team/app")
+    assert (await store.pull(f"{server.host}/copies/app:1")).image.layers == (digest(BASE),)
+    with pytest.raises(AccessDeniedError, match="forbid this registry"):
+        await store.pull("blocked.example/app:1")
+    _write(settings, b"[[registry")
+    with pytest.raises(InvalidInputError, match=f"cannot be read.*{settings.name}"):
+        await store.pull("images.example/team/app:1")
+
+
 async def test_what_a_registry_does_not_have(server: Registry, store: ImageStore) -> None:
     for name in (f"{server.host}/none:1", server.put("team/some", "1", OciLayout().add([BASE])) + "2"):
         with pytest.raises(NotFoundError, match=name):
