@@ -38,7 +38,7 @@ bench-storage: setup
 
 # 500 runs one after another, and nothing may be left of any of them; ten minutes of pulls, runs and prunes at once.
 soak: setup-dev
-	ZONAL_SOAK=500 ZONAL_RACE=600 $(BIN)/pytest tests/lab/test_leaks.py tests/lab/test_image_races.py
+	ZONAL_SOAK=500 ZONAL_RACE=600 $(BIN)/pytest tests/lab/test_leaks.py tests/unit/images/test_races.py tests/lab/test_image_races.py
 
 setup: $(VENV)/.run $(STUBS)
 
