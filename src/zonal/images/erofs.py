@@ -1,66 +1,105 @@
-"""Make an erofs of a flattened tree, by ``mkfs.erofs`` of erofs-utils 1.8 or later, which reads a tar stream."""
+"""Write a flattened tree as an erofs: one file, of which zones' kernels see a plain filesystem.
+
+Everything about the files comes first, then the directories that do not fit there, then the content of files, each
+from a block of its own on and in the order that the layers have it in: so it is copied in large pieces, straight from
+the layers' tars. ``mkfs.erofs`` would have a tar stream made for it, read that through a pipe, and write every file by
+itself; all of that is dear where system calls are.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import re
 import shutil
 import uuid
-from io import FileIO
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from zonal.errors import UnavailableError, ZonalError
-from zonal.images import flatten
+from zonal.errors import InvalidInputError
+from zonal.images import erofs_layout as layout
+from zonal.images import tarformat as tar
+from zonal.images.erofs_layout import BLOCK, SLOT
 from zonal.images.files import no_room
-from zonal.images.flatten import Flattened
-from zonal.images.work import Stop, in_thread
+from zonal.images.limits import PATH_MAX
+from zonal.images.tarformat import Member, Source, refuse
+from zonal.images.tree import Directory, File, Tree
 
-_OVERHEAD: Final = 16 << 20
-"""Bytes that an erofs may need beyond an eighth more than the tar it is made of."""
+_ROOT_OFFSET: Final = layout.SUPER_OFFSET + layout.SUPER_BLOCK.size
+_INLINE_MOST: Final = BLOCK - 4 * SLOT
+"""Bytes that may follow an inode in its block, whatever slot it begins in and whatever attributes it has."""
+_BATCH: Final = 4 << 20
+"""Bytes copied at once, so that a stop is noticed soon."""
+_PIECES: Final = 512
+"""Most files in one batch: two of the kernel's 1024 vectors each (UIO_MAXIOV of linux/uio.h)."""
+_GAP: Final = 64 << 10
+"""Bytes of a layer between two files that are read and thrown away, rather than begin anew behind them."""
 
 
-class MakeFilesystemError(ZonalError):
-    """mkfs.erofs failed for a reason of its own."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes of an open file and their place in the erofs."""
 
-    grpc_code = "INTERNAL"
+    fd: int
+    offset: int
+    size: int
+    target: int
 
 
-async def make_erofs(flattened: Flattened, path: Path, identity: str) -> int:
-    """Write an erofs to ``path``, which must not exist; its size in bytes. The same tree gives the same bytes.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An erofs not yet written."""
 
-    ``identity`` is a digest (``sha256:…``) that the filesystem's UUID is made of. Nothing is left at ``path`` when it
-    fails.
+    metadata: bytes
+    """Its beginning: super block, inodes, directories."""
+    copies: list[Copy]
+    """Content of files, in ascending order of targets; what lies between is zeros."""
+    size: int
+    """Bytes of all of it."""
+    files: int
+    """Names in the tree, the root's included."""
+
+    @property
+    def stored(self) -> int:
+        """Bytes that it takes on a disk, holes left out."""
+        return len(self.metadata) + sum(-(-copy.size // BLOCK) * BLOCK for copy in self.copies)
+
+
+def plan_erofs(tree: Tree, layers: Sequence[Source], identity: str) -> Plan:
+    """Lay a tree out. The same tree gives the same bytes.
+
+    Args:
+        tree: from these ``layers``, whose descriptors must stay open until the erofs has been written.
+        layers: the lowest first.
+        identity: a digest (``sha256:…``) that the filesystem's UUID is made of.
 
     Raises:
-        UnavailableError: mkfs.erofs is missing or too old.
-        ResourceExhaustedError: not enough room on the disk.
-        MakeFilesystemError: mkfs.erofs failed.
+        InvalidInputError: a path is too long.
     """
-    check_room(path.parent, flattened.size + flattened.size // 8 + _OVERHEAD)
-    command = [
-        "mkfs.erofs",
-        "--quiet",
-        "--tar=f",
-        # Data goes to its place as it is read; with tails inlined it would all be written twice.
-        "--sort=none", "-E^inline_data",
-        "-T0", "--mkfs-time",
-        "-U", str(uuid.UUID(hex=identity.removeprefix("sha256:")[:32])),
-        str(path),  # and no source: the stream is its standard input
-    ]  # fmt: skip
+    return _Planner(layers).plan(tree.root, uuid.UUID(hex=identity.removeprefix("sha256:")[:32]))
+
+
+def write_erofs(plan: Plan, target: Path, *, on_step: Callable[[], None] = lambda: None) -> None:
+    """Write an erofs to ``target``, which must not exist; `files.publish` has it on the disk. Nothing is left of it
+    when it fails.
+
+    ``on_step`` is called every few MiB and may raise to give up.
+
+    Raises:
+        ResourceExhaustedError: not enough room on the disk.
+        InvalidInputError: a layer is shorter than it was.
+    """
+    check_room(target.parent, plan.stored)
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        # Not on the disk, which may be full: then nothing would say so.
-        with os.fdopen(os.memfd_create("mkfs.erofs"), "w+b") as messages:
-            status = await _run(command, flattened, path.parent, messages)
-            if status != 0:
-                messages.seek(0)
-                raise _failure(messages.read(64 << 10).decode("utf-8", "replace"), status, path.parent)
-        return path.stat().st_size
+        os.truncate(fd, plan.size)
+        _write_all(fd, memoryview(plan.metadata), 0)
+        _Copier(fd, on_step).copy(plan.copies)
     except BaseException:
-        path.unlink(missing_ok=True)
+        target.unlink()
         raise
+    finally:
+        os.close(fd)
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -69,51 +108,237 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         ResourceExhaustedError: fewer than ``needed`` bytes are free on the disk that holds ``folder``.
     """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    if shutil.disk_usage(folder).free < needed:
         raise no_room(folder, needed)
 
 
-async def _run(command: list[str], flattened: Flattened, folder: Path, messages: IO[bytes]) -> int:
-    """Run mkfs.erofs with the tar stream as its input; its exit status, never 0 when it did not read all of it."""
-    reader, writer = os.pipe()
-    with FileIO(writer, "wb") as pipe:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=reader, stdout=messages, stderr=messages,
-                env={**os.environ, "TMPDIR": str(folder), "LC_ALL": "C"},
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise UnavailableError("the program mkfs.erofs is missing", hint="apt-get install erofs-utils") from error
-        finally:
-            os.close(reader)
-        try:
-            broken = await in_thread(lambda stop: _feed(flattened, pipe, stop))
-            status = await process.wait()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
-    return status or int(broken)
+@dataclass(slots=True)
+class _Inode:
+    """One inode while its place is being found."""
+
+    member: Member
+    source: int
+    attributes: bytes
+    size: int
+    inline: int
+    """Bytes of its data that follow it."""
+    links: int
+    offset: int = 0
+    block: int = 0
+    """First block of the data that does not."""
+    names: list[tuple[bytes, _Inode]] | None = None
+    """Of a directory, sorted, ``.`` and ``..`` among them."""
+    counts: list[int] | None = None
+
+    @property
+    def number(self) -> int:
+        return self.offset // SLOT
+
+    @property
+    def outside(self) -> int:
+        """Blocks of data elsewhere."""
+        return -(-(self.size - self.inline) // BLOCK)
 
 
-def _feed(flattened: Flattened, pipe: FileIO, stop: Stop) -> bool:
-    """Write the stream and close the pipe; whether the reader went away before its end."""
-    with pipe:
-        try:
-            flatten.write(flattened, pipe.fileno(), on_step=stop.check)
-        except BrokenPipeError:
-            return True
-    return False
+class _Planner:
+    def __init__(self, layers: Sequence[Source]) -> None:
+        self._layers = layers
+        self._inodes: list[_Inode] = []
+        self._files: dict[File, _Inode] = {}
+        self._names = 1
+
+    def plan(self, root: Directory, identity: uuid.UUID) -> Plan:
+        self._directory(root, None, 0)
+        end = _ROOT_OFFSET
+        for each in self._inodes:
+            each.offset = _place(end, layout.INODE.size + len(each.attributes), each.inline)
+            end = each.offset + layout.INODE.size + len(each.attributes) + each.inline
+        block = -(-end // BLOCK)
+        regular = [each for each in self._inodes if each.member.kind == tar.REGULAR and each.size]
+        regular.sort(key=lambda each: (each.source, each.member.data))
+        others = [each for each in self._inodes if each.outside and each.member.kind != tar.REGULAR]
+        for each in others:
+            each.block, block = block, block + each.outside
+        metadata = bytearray(block * BLOCK)
+        copies: list[Copy] = []
+        for each in regular:
+            each.block, block = block, block + each.outside
+            copies += self._copies(each)
+        for number, each in enumerate(self._inodes, 1):
+            self._emit(each, number, metadata)
+        metadata[layout.SUPER_OFFSET : _ROOT_OFFSET] = layout.super_block(
+            root=self._inodes[0].number,
+            inodes=len(self._inodes),
+            blocks=block,
+            uuid=identity.bytes,
+            rest=bytes(metadata[_ROOT_OFFSET:BLOCK]),
+        )
+        return Plan(bytes(metadata), copies, block * BLOCK, self._names)
+
+    def _directory(self, directory: Directory, parent: _Inode | None, length: int) -> _Inode:
+        """``length`` is that of the path above what is in the directory."""
+        member = directory.member
+        if member is None:
+            # As old as the newest thing in it, so that the same layers give the same bytes.
+            member = _undescribed(
+                max((each.member.mtime for each in directory.children.values() if each.member), default=0)
+            )
+        made = _Inode(member, directory.source, layout.xattrs(member.xattrs), 0, 0, links=2)
+        self._inodes.append(made)
+        names = [(b".", made), (b"..", parent or made)]
+        for name, child in directory.children.items():
+            self._names += 1
+            if length + len(name) > PATH_MAX:
+                label = self._layers[child.source].label
+                raise refuse(label, name, "its path is too long or too deep")
+            if isinstance(child, Directory):
+                made.links += 1
+                names.append((name, self._directory(child, made, length + len(name) + 1)))
+            else:
+                names.append((name, self._file(child)))
+        names.sort(key=lambda each: each[0])
+        made.names = names
+        made.counts, made.size = layout.split_names([name for name, _ in names])
+        made.inline = _inline(made.size % BLOCK)
+        return made
+
+    def _file(self, file: File) -> _Inode:
+        known = self._files.get(file)
+        if known is not None:
+            known.links += 1
+            return known
+        member = file.member
+        link = member.kind == tar.SYMLINK
+        size = len(member.link) if link else member.size
+        made = _Inode(
+            member, file.source, layout.xattrs(member.xattrs), size, _inline(size) if link else 0, links=1
+        )  # fmt: skip
+        self._inodes.append(made)
+        self._files[file] = made
+        return made
+
+    def _copies(self, each: _Inode) -> Iterable[Copy]:
+        member, fd, target = each.member, self._layers[each.source].fd, each.block * BLOCK
+        if member.sparse is None:
+            yield Copy(fd, member.data, member.size, target)
+            return
+        stored = member.data
+        for offset, length in member.sparse:
+            if length:
+                yield Copy(fd, stored, length, target + offset)
+            stored += length
+
+    def _emit(self, each: _Inode, number: int, metadata: bytearray) -> None:
+        member = each.member
+        mode, _ = layout.KINDS[member.kind]
+        union = each.block
+        if member.kind in (tar.CHARACTER_DEVICE, tar.BLOCK_DEVICE):
+            union = layout.device_number(member.major, member.minor)
+        head = layout.inode(
+            mode=mode | member.mode,
+            layout=layout.INLINE if each.inline else layout.PLAIN,
+            attributes=len(each.attributes),
+            size=each.size,
+            union=union,
+            number=number,
+            owner=(member.uid, member.gid),
+            mtime=(member.mtime, member.mtime_ns),
+            links=each.links,
+        )
+        data = b""
+        if each.names is not None and each.counts is not None:
+            entries = [(name, to.number, layout.KINDS[to.member.kind][1]) for name, to in each.names]
+            data = layout.dirents(entries, each.counts)
+        elif member.kind == tar.SYMLINK:
+            data = member.link
+        outside = len(data) - each.inline
+        head += each.attributes + data[outside:]
+        metadata[each.offset : each.offset + len(head)] = head
+        metadata[each.block * BLOCK : each.block * BLOCK + outside] = data[:outside]
 
 
-def _failure(messages: str, status: int, folder: Path) -> ZonalError:
-    if "No space left" in messages or "ENOSPC" in messages:
-        return no_room(folder)
-    if re.search(r"(unrecognized|invalid|unknown) option", messages):
-        return UnavailableError("mkfs.erofs is too old to read a tar", hint="install erofs-utils 1.8 or later")
-    lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    # Its own errors begin with "<E>", between banners and warnings.
-    said = [line for line in lines if line.startswith("<E>")] or lines or ["no message"]
-    return MakeFilesystemError(f"mkfs.erofs failed with status {status}: {said[-1].removeprefix('<E> ')}")
+def _undescribed(mtime: int) -> Member:
+    """A directory that no layer describes: root's own, mode 0755."""
+    return Member(
+        b"", tar.DIRECTORY, 0o755, uid=0, gid=0, size=0, mtime=mtime, mtime_ns=0, link=b"", major=0, minor=0,
+        xattrs=None, sparse=None, data=0,
+    )  # fmt: skip
+
+
+def _inline(size: int) -> int:
+    return size if size <= _INLINE_MOST else 0
+
+
+def _place(end: int, head: int, inline: int) -> int:
+    """Where an inode begins, ``end`` being where the one before it ends: what is inline must be within one block."""
+    offset = -(-end // SLOT) * SLOT
+    begin = (offset + head) % BLOCK
+    if inline and begin + inline > BLOCK:
+        offset += -(-(BLOCK - begin) // SLOT) * SLOT
+    return offset
+
+
+class _Copier:
+    """Copies ranges of files to their places, neighbours together.
+
+    A batch is read by one call, each file's bytes to their place in a buffer and what is between them in the tar to
+    where nobody looks; and it is written by another.
+    """
+
+    def __init__(self, target: int, on_step: Callable[[], None]) -> None:
+        self._target = target
+        self._on_step = on_step
+        self._buffer = memoryview(bytearray(_BATCH))
+        self._waste = memoryview(bytearray(_GAP))
+        self._batch: list[Copy] = []
+
+    def copy(self, copies: Iterable[Copy]) -> None:
+        for copy in copies:
+            offset = 0
+            while copy.size - offset > _BATCH:
+                self._flush()
+                self._add(Copy(copy.fd, copy.offset + offset, _BATCH, copy.target + offset))
+                offset += _BATCH
+            self._add(Copy(copy.fd, copy.offset + offset, copy.size - offset, copy.target + offset))
+        self._flush()
+
+    def _add(self, copy: Copy) -> None:
+        if self._batch:
+            first, last = self._batch[0], self._batch[-1]
+            gap = copy.offset - last.offset - last.size
+            if (
+                copy.fd != last.fd
+                or not 0 <= gap <= _GAP
+                or copy.target - last.target - last.size >= BLOCK
+                or copy.target + copy.size - first.target > _BATCH
+                or len(self._batch) == _PIECES
+            ):
+                self._flush()
+        self._batch.append(copy)
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        self._on_step()
+        first, last = self._batch[0], self._batch[-1]
+        vectors: list[memoryview] = []
+        position, done = first.offset, 0
+        for copy in self._batch:
+            if copy.offset > position:
+                vectors.append(self._waste[: copy.offset - position])
+            begin = copy.target - first.target
+            if begin > done:
+                self._buffer[done:begin] = bytes(begin - done)
+            done = begin + copy.size
+            vectors.append(self._buffer[begin:done])
+            position = copy.offset + copy.size
+        if os.preadv(first.fd, vectors, first.offset) < last.offset + last.size - first.offset:
+            raise InvalidInputError("a layer's file was cut short while it was read")
+        _write_all(self._target, self._buffer[:done], first.target)
+        self._batch.clear()
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(fd, data, offset)
+        data, offset = data[count:], offset + count

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from zonal.errors import InvalidInputError, NotFoundError, UnavailableError
+from zonal.images.flatten import flatten
 from zonal.images.limits import Limits
 from zonal.images.tarformat import REGULAR, Source
-from zonal.images.tarreader import read_members
-from zonal.images.tree import Directory, File, Tree
+from zonal.images.tree import Directory, File
 
 FOLDER: Final = b"kernel"
 ADDONS: Final = ("addons.erofs", "addons.squashfs")
@@ -57,9 +57,7 @@ def extract_kernel(layers: Sequence[Source], folder: Path, limits: Limits, label
     Raises:
         InvalidInputError: there is no kernel in it, or one of its files is not plain or too large.
     """
-    tree = Tree(limits)
-    for layer in layers:
-        tree.apply(read_members(layer, limits), layer.label)
+    tree = flatten(layers, limits)
     found = tree.root.children.get(FOLDER)
     files = found.children if isinstance(found, Directory) else {}
     if b"image" not in files:

@@ -25,7 +25,7 @@ from zonal.images.blobs import Blobs
 from zonal.images.catalogue import Catalogue, Record
 from zonal.images.changes import committed
 from zonal.images.config import PLATFORM, ImageConfig
-from zonal.images.erofs import make_erofs
+from zonal.images.erofs import plan_erofs, write_erofs
 from zonal.images.files import publish, write_file
 from zonal.images.flatten import flatten
 from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
@@ -477,14 +477,16 @@ class ImageStore:
         self, layers: Sequence[OpenLayer], chain_id: str, folder: Path, need_end: bool, progress: Progress
     ) -> int:
         sources = [layer.source for layer in layers]
-        flattened = await in_thread(lambda _: flatten(sources, self._limits, need_end=need_end))
-        if flattened.files <= 1:
+        plan = await in_thread(
+            lambda _: plan_erofs(flatten(sources, self._limits, need_end=need_end), sources, chain_id)
+        )
+        if plan.files <= 1:
             raise InvalidInputError(f"{sources[-1].label} holds no files", hint="there is nothing in it to run")
-        progress(f"writing {flattened.files} files, {flattened.size >> 20} MiB")
+        progress(f"writing {plan.files} files, {plan.stored >> 20} MiB")
         finished = folder / "erofs"
-        size = await make_erofs(flattened, finished, chain_id)
+        await in_thread(lambda stop: write_erofs(plan, finished, on_step=stop.check))
         await in_thread(lambda _: publish(finished, self._layout.erofs(chain_id)))
-        return size
+        return plan.size
 
     def _has_all(self, manifest: bytes) -> bool:
         digests = parse_manifest(manifest, "manifest", self._limits).digests

@@ -73,14 +73,8 @@ class Member:
     xattrs: dict[bytes, bytes] | None
     sparse: list[tuple[int, int]] | None
     """Offset and length of each stored piece of a sparse file, ascending; what lies between is zeros."""
-    start: int
-    """Offset of the first header in the archive's file."""
     data: int
     """Offset of the stored content in the archive's file."""
-    end: int
-    """Offset past the content and its padding."""
-    verbatim: bool
-    """The header is one plain block that every reader understands alike, so that its bytes may be used again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Read the members of a tar archive, hostile or not, without reading their content.
 
 Python's own ``tarfile`` is lenient where two readers could disagree (broken numbers, checksums, sparse maps). What is
-read here goes on to ``mkfs.erofs``, so anything doubtful is refused and anything unusual is written anew.
+read here becomes a filesystem, so anything doubtful is refused.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Reader:
                 return
             kind = block[156:157]
             if kind in _KINDS:
-                yield self._member(start, block, {}, None, None)
+                yield self._member(block, {}, None, None)
             else:
                 member = self._extended(start, block)
                 if member is None:
@@ -103,7 +103,7 @@ class _Reader:
                     raise self._truncated()
                 return None
             block = following
-        return self._member(start, block, pax, long_name, long_link)
+        return self._member(block, pax, long_name, long_link)
 
     def _next_block(self) -> bytes | None:
         """The next header, its checksum verified; None at the archive's end."""
@@ -162,7 +162,7 @@ class _Reader:
         return records
 
     def _member(
-        self, start: int, block: bytes, pax: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
+        self, block: bytes, pax: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
     ) -> Member:
         (
             name, mode_, uid_, gid_, size_, mtime_, _, kind, link, magic, version, _, _, major_, minor_, prefix, _,
@@ -170,27 +170,18 @@ class _Reader:
         name = name.partition(b"\0")[0]
         link = link.partition(b"\0")[0]
         prefix = prefix.partition(b"\0")[0]
-        verbatim = self._position - start == BLOCK and not self._globals
-        if (magic, version) == tar.USTAR:
-            if prefix:
-                name = prefix + b"/" + name
-        elif (magic, version) != tar.GNU or prefix:
-            verbatim = False
+        if (magic, version) == tar.USTAR and prefix:
+            name = prefix + b"/" + name
         name = name if long_name is None else long_name
         link = link if long_link is None else long_link
         mode, uid, gid = self._number(mode_), self._number(uid_), self._number(gid_)
         size, mtime, mtime_ns = self._number(size_), self._number(mtime_, signed=True), 0
-        # The top bit marks a base-256 number.
-        if (mode_[0] | uid_[0] | gid_[0] | size_[0] | mtime_[0]) & 0x80 or mode > 0o7777:
-            verbatim = False
         xattrs: dict[bytes, bytes] | None = None
         pieces: list[tuple[int, int]] | None = None
         if kind == tar.OLD_REGULAR:
             kind = tar.DIRECTORY if name.endswith(b"/") else tar.REGULAR
-            verbatim = False
         elif kind == tar.CONTIGUOUS:
             kind = tar.REGULAR
-            verbatim = False
         if self._globals:
             pax = {**self._globals, **pax}
         if pax:
@@ -213,11 +204,10 @@ class _Reader:
         elif kind == tar.SYMLINK and not link:
             raise refuse(self._label, name, "a symbolic link without a target")
         if kind in tar.HEADER_ONLY:
-            verbatim = verbatim and size == 0
             size = 0
         real_size = size
         if kind == tar.GNU_SPARSE:
-            kind, verbatim = tar.REGULAR, False
+            kind = tar.REGULAR
             real_size, pieces = self._gnu_sparse(name, block)
         data = self._position
         end = data + padded(size)
@@ -231,10 +221,8 @@ class _Reader:
         self._position = end
         if mtime < 0:
             mtime = mtime_ns = 0
-            verbatim = False
         return Member(
-            name, kind, mode & 0o7777, uid, gid, real_size, mtime, mtime_ns, link, major, minor, xattrs, pieces,
-            start, data, end, verbatim,
+            name, kind, mode & 0o7777, uid, gid, real_size, mtime, mtime_ns, link, major, minor, xattrs, pieces, data,
         )  # fmt: skip
 
     def _xattrs(self, name: bytes, pax: dict[bytes, bytes]) -> dict[bytes, bytes] | None:

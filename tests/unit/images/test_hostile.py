@@ -43,7 +43,7 @@ def a_hostile_registry() -> Iterator[Hostile]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, mkfs: Path) -> AsyncIterator[ImageStore]:
+async def store(tmp_path: Path) -> AsyncIterator[ImageStore]:
     store = ImageStore.open(tmp_path / "store")
     await store.import_archive(write(tmp_path / "old.tar", tarball(file("old", b"old"))), name="old:1")
     yield store
@@ -206,7 +206,7 @@ async def test_thousands_of_layers(server: Hostile, store: ImageStore, count: in
     assert not any(path.startswith("blobs/") for path in server.asked[1:])
 
 
-async def test_a_layer_that_expands_without_end(server: Hostile, tmp_path: Path, mkfs: Path) -> None:
+async def test_a_layer_that_expands_without_end(server: Hostile, tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(64 << 20))
     layout = OciLayout().add([LAYER], configuration([bytes(64 << 20)]))
     descriptor = layout.blob(bomb, "application/vnd.oci.image.layer.v1.tar+gzip")
@@ -274,7 +274,7 @@ def _sizes() -> list[int]:
 
 
 async def test_a_disk_that_is_full_at_any_stage(
-    server: Hostile, tmp_path: Path, mkfs: Path, monkeypatch: pytest.MonkeyPatch
+    server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "RESERVE_BYTES", 0)
     room: Callable[[Path, int], None] = lambda folder, needed: None  # noqa: E731

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.images.erofs_reader import as_tar, fsck
 from tests.unit.images.overlays import Operation, Overlays
-from zonal.images.flatten import flatten, write
+from tests.unit.images.tarballs import digest
+from zonal.images.erofs import plan_erofs, write_erofs
+from zonal.images.flatten import flatten
 from zonal.images.layers import open_source
 
 BASE: list[Operation] = [
@@ -62,7 +65,12 @@ def test_random_layers_make_the_tree_that_overlayfs_shows(
 ) -> None:
     tars, expected = overlays.stack([BASE, *layers])
     target = tmp_path_factory.getbasetemp() / "flattened.tar"
-    with contextlib.ExitStack() as stack, target.open("wb") as file:
-        write(flatten([stack.enter_context(open_source(tar, Path(tar).name)) for tar in tars]), file.fileno())
+    erofs = target.with_suffix(".erofs")
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(open_source(tar, Path(tar).name)) for tar in tars]
+        write_erofs(plan_erofs(flatten(sources), sources, digest(b"")), erofs)
+    target.write_bytes(as_tar(erofs.read_bytes()))
+    fsck(erofs)
+    erofs.unlink()
     found = overlays.extract(target)
     assert found == expected

@@ -20,7 +20,7 @@ OTHER = tarball(file("app", b"another"))
 
 
 @pytest.fixture
-def store(tmp_path: Path, mkfs: Path) -> Iterator[ImageStore]:
+def store(tmp_path: Path) -> Iterator[ImageStore]:
     store = ImageStore.open(tmp_path / "store")
     yield store
     store.close()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.unit.images.tarballs import entry, file, folder, hard_link, source, symlink, tarball
+from tests.unit.images.tarballs import entry, file, folder, source, symlink, tarball
 from zonal.errors import InvalidInputError
 from zonal.images.limits import Limits
 from zonal.images.tarformat import Member
@@ -116,7 +116,7 @@ def test_sparse_files_of_gnu_tar(tmp_path: Path, format: str) -> None:
     command = ["tar", "--create", "--sparse", f"--format={kind}", *([f"--sparse-version={version}"] if version else [])]
     data = subprocess.run([*command, "sparse", "after"], cwd=tmp_path, check=True, capture_output=True).stdout
     sparse, after = members(data, need_end=True)
-    assert (sparse.name, sparse.size, sparse.verbatim) == (b"sparse", 2_000_000, False)
+    assert (sparse.name, sparse.size) == (b"sparse", 2_000_000)
     assert sparse.sparse and sum(length for _, length in sparse.sparse) < 500_000
     assert content(data, sparse) == (tmp_path / "sparse").read_bytes()
     assert content(data, after) == b"what comes next"
@@ -144,7 +144,7 @@ def test_a_global_header_counts_for_what_follows() -> None:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"uid": "7"}) as archive:
         archive.addfile(entry("f")[0])
     (member,) = members(buffer.getvalue())
-    assert member.uid == 7 and not member.verbatim
+    assert member.uid == 7
 
 
 def test_times_have_nanoseconds_and_are_not_before_the_epoch() -> None:
@@ -152,19 +152,12 @@ def test_times_have_nanoseconds_and_are_not_before_the_epoch() -> None:
         tarball(file("a", pax_headers={"mtime": "17.25"}), file("b", pax_headers={"mtime": "-3.5"}))
     )
     assert (first.mtime, first.mtime_ns) == (17, 250_000_000)
-    assert (second.mtime, second.mtime_ns, second.verbatim) == (0, 0, False)
+    assert (second.mtime, second.mtime_ns) == (0, 0)
 
 
-def test_only_what_every_reader_takes_alike_is_used_verbatim() -> None:
-    plain = file("a", b"x"), folder("b"), symlink("c", "a"), hard_link("d", "a")
-    for format in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
-        assert all(member.verbatim for member in members(tarball(*plain, format=format)))
-    odd = file("a", uid=1 << 30), file("a", mtime=1.5), file("x" * 101)
-    for one in odd:
-        (member,) = members(tarball(one, format=tarfile.PAX_FORMAT))
-        assert not member.verbatim, one
+def test_a_type_in_the_mode_is_passed_over() -> None:
     (member,) = members(_with_type_in_mode(tarball(file("a"))))
-    assert member.mode == 0o644 and not member.verbatim
+    assert member.mode == 0o644
 
 
 def _with_type_in_mode(data: bytes) -> bytes:
