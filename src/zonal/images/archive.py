@@ -64,7 +64,9 @@ class Layer:
     diff_id: str | None
     """Of the uncompressed tar; None for a root filesystem, which comes without a configuration."""
     verified: str | None = None
-    """The diff id of an uncompressed layer that need not be verified any more."""
+    """The digest of the bytes as they are, where that is known by now and need not be made again."""
+    stored: bool = False
+    """Whether they are a blob of the store's own, which was verified when it came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Final, Protocol
 
@@ -69,9 +70,22 @@ def digest(source: Source, *, on_step: Callable[[], None] = lambda: None) -> str
 
 
 def expand(
-    source: Source, kind: str, target: int, limits: Limits, *, on_step: Callable[[], None] = lambda: None
+    source: Source,
+    kind: str,
+    target: int,
+    limits: Limits,
+    *,
+    verified: str | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Expanded:
-    """Decompress ``source`` to the descriptor ``target``; ``on_step`` may raise to give up.
+    """Decompress ``source`` to the descriptor ``target``.
+
+    Args:
+        source: in ``kind`` of compression, by `recognise`.
+        target: a file, written from where it is on.
+        limits: how much may come of it.
+        verified: the digest of ``source``, where that need not be made any more.
+        on_step: may raise to give up.
 
     Raises:
         InvalidInputError: corrupt, truncated, or larger than the limits allow.
@@ -81,12 +95,18 @@ def expand(
 
     def compressed() -> Iterator[bytes]:
         for chunk in _read(source, on_step):
-            before.update(chunk)
+            if verified is None:
+                before.update(chunk)
             yield chunk
 
     most = min(limits.layer_bytes, max(limits.expansion_floor, limits.expansion * source.size))
     size = 0
-    with contextlib.closing(_DECODERS[kind](compressed(), source.label)) as chunks:
+    with (
+        contextlib.closing(_DECODERS[kind](compressed(), source.label)) as chunks,
+        ThreadPoolExecutor(1, "digest") as digesting,
+    ):
+        # Beside this thread, one chunk behind it: the digest takes as long as all the rest.
+        behind: Future[None] | None = None
         for chunk in chunks:
             on_step()
             size += len(chunk)
@@ -95,11 +115,15 @@ def expand(
                     f"{source.label} expands from {source.size} to more than {most} bytes",
                     hint="no image is like that: do not trust where it came from",
                 )
-            after.update(chunk)
+            if behind is not None:
+                behind.result()
+            behind = digesting.submit(after.update, chunk)
             view = memoryview(chunk)
             while view:
                 view = view[os.write(target, view) :]
-    return Expanded(size, f"sha256:{before.hexdigest()}", f"sha256:{after.hexdigest()}")
+        if behind is not None:
+            behind.result()
+    return Expanded(size, verified or f"sha256:{before.hexdigest()}", f"sha256:{after.hexdigest()}")
 
 
 def _read(source: Source, on_step: Callable[[], None]) -> Iterator[bytes]:

@@ -98,8 +98,10 @@ async def open_layers(
             kept = unpacked.find(layer.digest, layer.diff_id)
             if kept is not None:
                 stack.callback(os.close, kept)
-                async with slots:
-                    return await in_thread(lambda stop: _verify(layer, kept, stop))
+                if layer.verified is None and not layer.stored:
+                    async with slots:
+                        await in_thread(lambda stop: _verify(layer, stop))
+                return _kept(layer, kept)
             fd = stack.enter_context(_spool(folder))
             async with slots:
                 return await in_thread(lambda stop: _prepare(layer, fd, limits, stop))
@@ -116,11 +118,14 @@ async def open_layers(
         yield ready
 
 
-def _verify(layer: Layer, kept: int, stop: Stop) -> OpenLayer:
-    """A layer that was decompressed before: it need only be shown to be the same."""
-    assert layer.digest is not None and layer.diff_id is not None
+def _verify(layer: Layer, stop: Stop) -> None:
+    """Who brings a layer that was decompressed before has to show that he has it."""
     _compare(layer, ((layer.digest, compression.digest(layer.source, on_step=stop.check)),))
-    ready = Source(kept, 0, os.fstat(kept).st_size, layer.source.label)
+
+
+def _kept(layer: Layer, fd: int) -> OpenLayer:
+    assert layer.digest is not None and layer.diff_id is not None
+    ready = Source(fd, 0, os.fstat(fd).st_size, layer.source.label)
     return OpenLayer(ready, layer.diff_id, layer.source, layer.digest)
 
 
@@ -134,7 +139,7 @@ def _prepare(layer: Layer, fd: int, limits: Limits, stop: Stop) -> OpenLayer:
         digest = diff_id = layer.verified or compression.digest(source, on_step=stop.check)
         ready = source
     else:
-        result = compression.expand(source, kind, fd, limits, on_step=stop.check)
+        result = compression.expand(source, kind, fd, limits, verified=layer.verified, on_step=stop.check)
         digest, diff_id = result.compressed_digest, result.digest
         ready = Source(fd, 0, result.size, source.label)
     _compare(layer, ((layer.digest, digest), (layer.diff_id, diff_id)))

@@ -122,15 +122,18 @@ class Puller:
             expected = pair_layers(manifest, diff_ids, label, labels)
 
             async def fetch(layer: Layer, descriptor: Descriptor) -> Layer:
+                verified: str | None = None
                 async with self._fetching.setdefault(descriptor.digest, asyncio.Lock()), slots:
                     if self._blobs.size(descriptor.digest) == descriptor.size:
                         news(LayerProgress(descriptor.digest, LayerState.PRESENT, descriptor.size, descriptor.size))
                     else:
                         await self._fetch(proxy, descriptor, folder, news)
+                        verified = descriptor.digest  # by skopeo, which has seen every byte
                         news(LayerProgress(descriptor.digest, LayerState.FETCHED, descriptor.size, descriptor.size))
                 fd = os.open(self._blobs.path(descriptor.digest), os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
-                return Layer(Source(fd, 0, descriptor.size, layer.source.label), layer.digest, layer.diff_id)
+                blob = Source(fd, 0, descriptor.size, layer.source.label)
+                return replace(layer, source=blob, verified=verified, stored=True)
 
             for each in descriptors:
                 news(LayerProgress(each.digest, LayerState.WAITING, 0, each.size))

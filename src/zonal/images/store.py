@@ -245,7 +245,7 @@ class ImageStore:
             layers: builtins.list[Layer] = []
             for descriptor, diff_id in zip(manifest.layers, record.diff_ids, strict=True):
                 blob = stack.enter_context(open_source(self._blobs.path(descriptor.digest), descriptor.digest))
-                layers.append(Layer(blob, descriptor.digest, diff_id))
+                layers.append(Layer(blob, descriptor.digest, diff_id, stored=True))
             yield layers
 
     @contextlib.contextmanager
