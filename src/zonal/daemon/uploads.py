@@ -16,7 +16,7 @@ from zonal.daemon.services import ImageService
 from zonal.errors import InvalidInputError, ResourceExhaustedError
 from zonal.images.archive import FORMATS
 from zonal.images.image import Image
-from zonal.images.store import Progress
+from zonal.images.making import Progress
 
 MAX_IMAGE_BYTES = 64 << 30
 RESERVE_BYTES = 256 << 20

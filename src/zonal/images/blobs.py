@@ -44,6 +44,10 @@ class Blobs:
         """Whether it is there."""
         return self.path(digest).is_file()
 
+    def has_all(self, manifest: bytes) -> bool:
+        """Whether all that a manifest needs is there."""
+        return all(map(self.has, parse_manifest(manifest, "manifest", self._limits).digests))
+
     def size(self, digest: str) -> int:
         """Bytes; 0 when it is not there."""
         try:

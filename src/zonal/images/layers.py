@@ -118,6 +118,13 @@ async def open_layers(
         yield ready
 
 
+def keep_fresh(layers: Sequence[OpenLayer], unpacked: Unpacked) -> None:
+    """Keep what was decompressed just now for the next image with the same layers."""
+    for layer in layers:
+        if layer.fresh:
+            unpacked.keep(layer.source.fd, layer.digest, layer.diff_id)
+
+
 def _verify(layer: Layer, stop: Stop) -> None:
     """Who brings a layer that was decompressed before has to show that he has it."""
     _compare(layer, ((layer.digest, compression.digest(layer.source, on_step=stop.check)),))

@@ -14,6 +14,7 @@ import pytest
 from tests.unit.images.erofs_reader import Erofs
 from tests.unit.images.tarballs import OciLayout, configuration, digest, docker_archive, file, folder, tarball, write
 from zonal.errors import InvalidInputError, NotFoundError, ResourceExhaustedError, WrongStateError
+from zonal.images import compression
 from zonal.images.blobs import Blobs
 from zonal.images.config import chain_id
 from zonal.images.store import ImageStore
@@ -326,3 +327,15 @@ async def test_a_known_digest_is_not_made_again(store: ImageStore, tmp_path: Pat
     assert image.layers == (digest(ROOT),)
     packed = gzip.compress(ROOT)
     assert (await store.import_archive(write(tmp_path / "y", packed), digest=digest(packed))).id == image.id
+
+
+async def test_a_kernel_s_layers_are_decompressed_once(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [tarball(folder("kernel"), file("kernel/image", b"kernel"))]
+    await store.import_archive(write(tmp_path / "image.tar", OciLayout().add(layers).tar()), name="kernel:1")
+    assert store.prune().freed  # what is kept decompressed
+    for turn in ("first", "second"):
+        (tmp_path / turn).mkdir()
+        assert (await store.kernel("kernel:1", tmp_path / turn)).image.read_bytes() == b"kernel"
+        monkeypatch.setattr(compression, "expand", None)

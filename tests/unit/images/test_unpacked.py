@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.unit.images.tarballs import digest, file, tarball
 from zonal.errors import InvalidInputError
 from zonal.images import compression
 from zonal.images.archive import Layer
-from zonal.images.layers import open_layers, open_source
+from zonal.images.layers import keep_fresh, open_layers, open_source
 from zonal.images.limits import DEFAULT
 from zonal.images.unpacked import Unpacked
 
@@ -58,6 +59,28 @@ async def test_nobody_gets_at_a_layer_without_having_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError):
         await content(tmp_path, damaged, unpacked, layer=digest(PACKED))
     assert await content(tmp_path, PACKED, unpacked) == TAR
+
+
+async def test_what_the_store_has_verified_is_not_verified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = kept(tmp_path)
+    path = tmp_path / "layer"
+    path.write_bytes(PACKED)
+    with open_source(path, "the layer") as source:
+        # Of what has just arrived, the compressed digest is known; what it decompresses to is checked all the same.
+        arrived = Layer(source, digest(PACKED), digest(TAR), verified=digest(PACKED), stored=True)
+        async with open_layers([arrived], tmp_path, DEFAULT, unpacked) as layers:
+            assert (layers[0].digest, layers[0].diff_id) == (digest(PACKED), digest(TAR))
+            keep_fresh(layers, unpacked)
+        with pytest.raises(InvalidInputError, match="its digest is"):
+            async with open_layers([replace(arrived, diff_id=digest(b"other"))], tmp_path, DEFAULT, unpacked):
+                pass
+        monkeypatch.setattr(compression, "digest", None)
+        monkeypatch.setattr(compression, "expand", None)
+        stored = replace(arrived, verified=None)
+        async with open_layers([stored], tmp_path, DEFAULT, unpacked) as (layer,):
+            assert os.pread(layer.source.fd, layer.source.size, 0) == TAR
 
 
 async def test_the_longest_unused_goes_first_and_all_when_the_disk_fills(tmp_path: Path) -> None:
