@@ -8,13 +8,17 @@ itself; all of that is dear where system calls are.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from zonal.errors import InvalidInputError
 from zonal.images import erofs_layout as layout
@@ -28,8 +32,10 @@ from zonal.images.tree import Directory, File, Tree
 _ROOT_OFFSET: Final = layout.SUPER_OFFSET + layout.SUPER_BLOCK.size
 _INLINE_MOST: Final = BLOCK - 4 * SLOT
 """Bytes that may follow an inode in its block, whatever slot it begins in and whatever attributes it has."""
-_BATCH: Final = 4 << 20
-"""Bytes copied at once, so that a stop is noticed soon."""
+_BATCH: Final = 2 << 20
+"""Bytes copied at once: whole blocks."""
+_AT_ONCE: Final = 3
+"""Batches under way: one is read while another is written."""
 _PIECES: Final = 512
 """Most files in one batch: two of the kernel's 1024 vectors each (UIO_MAXIOV of linux/uio.h)."""
 _GAP: Final = 64 << 10
@@ -94,7 +100,8 @@ def write_erofs(plan: Plan, target: Path, *, on_step: Callable[[], None] = lambd
     try:
         os.truncate(fd, plan.size)
         _write_all(fd, memoryview(plan.metadata), 0)
-        _Copier(fd, on_step).copy(plan.copies)
+        with _Copier(target, fd, on_step) as copier:
+            copier.copy(plan.copies)
     except BaseException:
         target.unlink()
         raise
@@ -279,18 +286,34 @@ def _place(end: int, head: int, inline: int) -> int:
 
 
 class _Copier:
-    """Copies ranges of files to their places, neighbours together.
+    """Copies ranges of files to their places, neighbours together and a few batches at a time.
 
     A batch is read by one call, each file's bytes to their place in a buffer and what is between them in the tar to
-    where nobody looks; and it is written by another.
+    where nobody looks; and it is written by another, past the page cache where the file system can, which is then
+    spared a second copy, and is not filled with what zones may never read.
     """
 
-    def __init__(self, target: int, on_step: Callable[[], None]) -> None:
-        self._target = target
+    def __init__(self, target: Path, fd: int, on_step: Callable[[], None]) -> None:
+        self._fd = fd
         self._on_step = on_step
-        self._buffer = memoryview(bytearray(_BATCH))
-        self._waste = memoryview(bytearray(_GAP))
         self._batch: list[Copy] = []
+        self._waste = memoryview(bytearray(_GAP))
+        # Anonymous memory begins at a page, as direct I/O wants it.
+        self._buffers = [memoryview(mmap.mmap(-1, _BATCH)) for _ in range(_AT_ONCE)]
+        self._under_way: deque[tuple[Future[None], memoryview]] = deque()
+        self._stack = ExitStack()
+        try:
+            self._direct = os.open(target, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+            self._stack.callback(os.close, self._direct)
+        except OSError:  # EINVAL: the file system has no direct I/O
+            self._direct = fd
+        self._threads = self._stack.enter_context(ThreadPoolExecutor(_AT_ONCE, "erofs"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def copy(self, copies: Iterable[Copy]) -> None:
         for copy in copies:
@@ -301,6 +324,8 @@ class _Copier:
                 offset += _BATCH
             self._add(Copy(copy.fd, copy.offset + offset, copy.size - offset, copy.target + offset))
         self._flush()
+        while self._under_way:
+            self._wait()
 
     def _add(self, copy: Copy) -> None:
         if self._batch:
@@ -320,22 +345,39 @@ class _Copier:
         if not self._batch:
             return
         self._on_step()
-        first, last = self._batch[0], self._batch[-1]
+        if not self._buffers:
+            self._wait()
+        buffer = self._buffers.pop()
+        batch, self._batch = self._batch, []
+        self._under_way.append((self._threads.submit(self._do, batch, buffer), buffer))
+
+    def _wait(self) -> None:
+        done, buffer = self._under_way.popleft()
+        done.result()
+        self._buffers.append(buffer)
+
+    def _do(self, batch: list[Copy], buffer: memoryview) -> None:
+        first, last = batch[0], batch[-1]
         vectors: list[memoryview] = []
         position, done = first.offset, 0
-        for copy in self._batch:
+        for copy in batch:
             if copy.offset > position:
                 vectors.append(self._waste[: copy.offset - position])
             begin = copy.target - first.target
             if begin > done:
-                self._buffer[done:begin] = bytes(begin - done)
+                buffer[done:begin] = bytes(begin - done)
             done = begin + copy.size
-            vectors.append(self._buffer[begin:done])
+            vectors.append(buffer[begin:done])
             position = copy.offset + copy.size
         if os.preadv(first.fd, vectors, first.offset) < last.offset + last.size - first.offset:
             raise InvalidInputError("a layer's file was cut short while it was read")
-        _write_all(self._target, self._buffer[:done], first.target)
-        self._batch.clear()
+        if first.target % BLOCK:
+            # A piece of a sparse file: the block that it begins in may hold the end of another.
+            _write_all(self._fd, buffer[:done], first.target)
+            return
+        whole = done // BLOCK * BLOCK
+        _write_all(self._direct, buffer[:whole], first.target)
+        _write_all(self._fd, buffer[whole:done], first.target + whole)
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
