@@ -3,7 +3,7 @@ from __future__ import annotations
 from ctypes import c_uint8, c_uint16, c_uint32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.agent.ring import ORDER, SIZE, ChannelClosedError, Rings
@@ -54,7 +54,6 @@ def test_the_host_reads_the_layout_that_the_agent_writes() -> None:
 STEPS = st.lists(st.tuples(st.sampled_from("sreRW"), st.integers(1, SIZE + 5)), max_size=40)
 
 
-@settings(deadline=None)
 @given(STEPS, st.sampled_from([0, SIZE - 3, 0xFFFFFFFF - 100]))
 def test_bytes_go_both_ways_in_order_whatever_the_pieces(steps: list[tuple[str, int]], start: int) -> None:
     meeting = Meeting(start)

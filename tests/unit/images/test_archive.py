@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.images.tarballs import (
@@ -242,7 +242,6 @@ def test_layers_are_counted() -> None:
         read(docker_archive([LOWER] * 3), limits=Limits(layers=2))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_spoilt_archive_is_read_or_refused(draw: st.DataObject) -> None:
     data = bytearray(draw.draw(st.sampled_from([OciLayout().add([LOWER]).tar(), docker_archive([LOWER])])))

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.images.tarballs import digest, source
@@ -103,7 +103,6 @@ def test_the_caller_can_stop_it(kind: str) -> None:
     os.close(fd)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["gzip", "bzip2", "xz"]), st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_expanded_or_refused(kind: str, data: bytes, packed: bool) -> None:
     head = COMPRESS[kind](b"hello")

@@ -77,7 +77,7 @@ def test_files_around_the_size_of_a_block_and_of_a_batch(monkeypatch: pytest.Mon
     assert found["h"].number == found["f12"].number
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 30_000), max_size=40), st.sets(st.integers(0, 39)), st.sampled_from([4096, 12288, 4 << 20])
 )

@@ -325,7 +325,7 @@ def _is_plain(info: tarfile.TarInfo) -> bool:
     return ".wh." in info.name and not info.name.endswith(".wh..wh..opq")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(stacks(), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
 def test_random_layers_make_the_tree_of_the_model(
     stack: tuple[list[list[Entry]], dict[str, tuple[str, int, bytes]]], format: int
@@ -335,7 +335,6 @@ def test_random_layers_make_the_tree_of_the_model(
     assert {path: value[:2] if value[0] == "d" else value for path, value in expected.items()} == found
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text("ab./\0é", max_size=9), st.sampled_from(b"0125"), st.text("ab./", max_size=9)), max_size=6

@@ -58,7 +58,7 @@ def some_overlays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlays
         yield overlays
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.lists(operations.map(list), max_size=14), min_size=1, max_size=4))
 def test_random_layers_make_the_tree_that_overlayfs_shows(
     overlays: Overlays, tmp_path_factory: pytest.TempPathFactory, layers: list[list[Operation]]

@@ -30,9 +30,7 @@ def a_registry(tmp_path: Path) -> Generator[Registry]:
         yield running
 
 
-async def test_whatever_is_in_use_is_whole_and_in_the_end_nothing_is_left(
-    server: Registry, tmp_path: Path, mkfs: Path
-) -> None:
+async def test_whatever_is_in_use_is_whole_and_in_the_end_nothing_is_left(server: Registry, tmp_path: Path) -> None:
     names = [server.put("team", name, OciLayout().add([BASE, layer])) for name, layer in LAYERS.items()]
     # The same layers in another image, which has the erofs of the first.
     layers = [BASE, LAYERS["one"]]

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.errors import UnavailableError
@@ -36,7 +36,6 @@ names = st.text("abcdefghij/._-ä", min_size=1, max_size=40)
 times = st.integers(0, 2**32 - 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(names, st.binary(max_size=300), times), max_size=12))
 def test_what_goes_in_comes_out(files: list[tuple[str, bytes, int]]) -> None:
     made = archive([regular(name, data, mtime=mtime) for name, data, mtime in files])

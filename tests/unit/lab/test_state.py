@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.errors import WrongStateError
@@ -45,7 +45,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_file_is_a_lab_or_none(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("lab")
@@ -59,7 +58,6 @@ def test_a_lab_of_another_version_is_left_alone(tmp_path: Path) -> None:
         load(paths(tmp_path))
 
 
-@settings(deadline=None)
 @given(part=st.sampled_from(["spec", "recipe", "base", "snapshot", "run"]), value=json_values)
 def test_a_part_that_is_wrong_makes_no_lab(tmp_path_factory: pytest.TempPathFactory, part: str, value: object) -> None:
     folder = tmp_path_factory.mktemp("lab")

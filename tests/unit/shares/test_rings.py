@@ -140,7 +140,7 @@ NUMBERS = st.sampled_from([0, 1, 2, 3, 700, 8192, 0x7FFF_FFFF, 0xFFFF_FFFF])
 
 
 @given(st.lists(st.tuples(TYPES, NUMBERS, NUMBERS, NUMBERS, st.binary(max_size=40), st.integers(0, 700)), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_requests_are_answered(requests: list[tuple[int, int, int, int, bytes, int]]) -> None:
     zone = fuzzed()
     for type_, fid, offset, count, rest, more in requests:
@@ -153,7 +153,7 @@ def test_any_requests_are_answered(requests: list[tuple[int, int, int, int, byte
 
 
 @given(st.binary(max_size=16000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_in_a_ring_are_answered_or_break_it(data: bytes) -> None:
     zone = fuzzed()
     zone.put(data)

@@ -309,7 +309,7 @@ def test_fids_are_bounded_and_given_back(folder: Path, monkeypatch: pytest.Monke
 
 
 @given(st.binary(max_size=64), st.sampled_from([*map(int, Type), 1, 99, 255]), st.integers(0, 65535))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_request_is_answered(body: bytes, type_: int, tag: int) -> None:
     reply = _emptied().session.handle(HEADER.pack(HEADER.size + len(body), type_, tag) + body)
     size, answered, same = HEADER.unpack_from(reply)

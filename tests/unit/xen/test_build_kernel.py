@@ -155,7 +155,7 @@ def test_a_kernel_that_expands_without_end_is_refused(tmp_path: Path, monkeypatc
             load_kernel(path, tmp_path / "cache")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damaged_elf_files_end_in_an_error_or_a_checked_kernel(data: st.DataObject) -> None:
     image = bytearray(elf_kernel()[:4096])
@@ -171,7 +171,7 @@ def test_damaged_elf_files_end_in_an_error_or_a_checked_kernel(data: st.DataObje
         assert segment.file_size <= segment.memory_size
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(head=st.binary(max_size=2000))
 def test_random_bytes_are_no_kernel(head: bytes) -> None:
     with pytest.raises(InvalidInputError):

@@ -61,7 +61,7 @@ def scattered_frames(pages: int, seed: int) -> Frames:
     return np.random.default_rng(seed).permutation(pages * 4)[:pages].astype(np.uint64) + np.uint64(0x100000)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     mebibytes=st.integers(48, 700),
     initrd=st.integers(0, 8 << 20),
@@ -92,7 +92,7 @@ def test_walks_reach_what_the_plan_says(mebibytes: int, initrd: int, own_list: b
         assert machine.walk(P2M_BASE + layout.p2m.count * 4096) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     mebibytes=st.integers(24, 1 << 16),
     initrd=st.integers(0, 64 << 20),

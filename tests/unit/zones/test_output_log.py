@@ -21,7 +21,7 @@ def stream_bytes(found: Chunks, stream: int) -> bytes:
     return b"".join(data for number, data in found if number == stream)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(written=chunks)
 def test_what_was_written_is_read_in_order(written: Chunks, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("zone")
@@ -31,7 +31,7 @@ def test_what_was_written_is_read_in_order(written: Chunks, tmp_path_factory: py
     assert list(read_output(folder)) == written
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(written=chunks, cut=st.integers(0, 400))
 def test_after_a_kill_the_offsets_are_those_of_what_is_kept(
     written: Chunks, cut: int, tmp_path_factory: pytest.TempPathFactory
@@ -52,7 +52,7 @@ def test_after_a_kill_the_offsets_are_those_of_what_is_kept(
     assert list(read_output(folder)) == [*kept, (1, b"again")]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(written=chunks, size=st.integers(400, 3000))
 def test_the_two_files_are_bounded_and_hold_the_newest(
     written: Chunks, size: int, tmp_path_factory: pytest.TempPathFactory
@@ -70,7 +70,7 @@ def test_the_two_files_are_bounded_and_hold_the_newest(
         assert log.offsets == offsets == {n: len(stream_bytes(written, n)) for n in (1, 2)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lines=st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=20), data=st.data())
 def test_a_tail_is_what_tail_would_show(
     lines: list[bytes], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -374,7 +374,7 @@ FRAMES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(FRAMES, max_size=12), st.lists(st.integers(1, 50), max_size=12), st.booleans())
 def test_no_sequence_of_frames_does_more_than_end_the_session(
     frames: list[bytes], sizes: list[int], greeted: bool
