@@ -32,7 +32,7 @@ LOOK_ON: Final = 100e-6
 """Seconds."""
 
 
-class _Device:
+class Device:
     """One share of the zone."""
 
     def __init__(self, share: Share, opened: Opened, order: dict[str, Any], grants: int, events: int) -> None:
@@ -76,6 +76,7 @@ class _Device:
             return 0
 
     def close(self) -> None:
+        """Gives up the files, the zone's pages and its ports."""
         self.session.close()
         for ring in self.rings.values():
             ring.close()
@@ -99,7 +100,7 @@ class Server:
     def __init__(self, listener: socket.socket, opened: Opened) -> None:
         self._listener = listener
         self._opened = opened
-        self._devices: dict[str, _Device] = {}
+        self._devices: dict[str, Device] = {}
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._master: socket.socket | None = None
@@ -165,7 +166,7 @@ class Server:
         only = order["only"]
         share = Share(root, bool(order["read_only"]), os.fsencode(only) if only else None)
         try:
-            device = _Device(share, self._opened, order, grants, events)
+            device = Device(share, self._opened, order, grants, events)
         except BaseException:
             os.close(root)
             os.close(events)

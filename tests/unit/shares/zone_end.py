@@ -33,9 +33,9 @@ class ZoneEnd:
     def __init__(self, folder: Path, *, half: int = 16384, message_size: int = 8192) -> None:
         memory = os.memfd_create("ring")
         os.truncate(memory, PAGE_SIZE + 2 * half)
+        self.memory = memory
         self.ring = Ring(memory, 0, PAGE_SIZE, 2 * half, 1)
         self._pages = [Pages(memory, 0, PAGE_SIZE), Pages(memory, PAGE_SIZE, 2 * half)]
-        os.close(memory)
         self.indices = self._pages[0].buffer.cast("I")
         self.data = self._pages[1].buffer
         self._out = RingWriter(self.data[half:], self.indices, prod=p9.OUT_PROD, cons=p9.OUT_CONS, name="out")
