@@ -6,9 +6,9 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
@@ -81,14 +81,17 @@ def bootstrap(refresh: bool, reference: str, host: str | None, lab: str | None) 
 @image.command("ls")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--dangling", is_flag=True, help="Only those that have lost their name.")
+@click.argument("pattern", default="", metavar="[PATTERN]")
 @host_option
 @lab_option
-def list_images(quiet: bool, as_json: bool, host: str | None, lab: str | None) -> None:
-    """List images."""
+def list_images(quiet: bool, as_json: bool, dangling: bool, pattern: str, host: str | None, lab: str | None) -> None:
+    """List images: all of them, or those of a repository (debian), or of a name (debian:1*, team/*)."""
     from zonal.api import control_pb2 as pb
 
     with zonald(host, lab) as control:
-        images = control.call("ListImages", pb.ListImagesRequest(), pb.ListImagesReply).images
+        everything = control.call("ListImages", pb.ListImagesRequest(), pb.ListImagesReply).images
+    images = [item for item in everything if _wanted(_tags(item.references), pattern, dangling=dangling)]
     if as_json:
         import json
 
@@ -104,7 +107,8 @@ def list_images(quiet: bool, as_json: bool, host: str | None, lab: str | None) -
     rows = [
         [name, _short(item.id), show_age(item.created_ns), show_size(item.size_bytes)]
         for item in images
-        for name in [reference for reference in item.references if "@" not in reference] or ["<none>"]
+        for name in _tags(item.references) or ["<none>"]
+        if _matches(name, pattern)
     ]
     click.echo(show_table(["NAME", "ID", "CREATED", "SIZE"], rows))
 
@@ -352,3 +356,20 @@ def _read_config(path: Path) -> str:
 
 def _short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:12]
+
+
+def _tags(references: Iterable[str]) -> list[str]:
+    return [reference for reference in references if "@" not in reference]
+
+
+def _wanted(tags: list[str], pattern: str, *, dangling: bool) -> bool:
+    return (not dangling or not tags) and (not pattern or any(_matches(name, pattern) for name in tags))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As docker has it: the whole name, or the repository, may have wildcards, which stop at a slash."""
+    return not pattern or any(
+        PurePosixPath(text).match(pattern) and text.count("/") == pattern.count("/")
+        for text in (name, name.rpartition(":")[0])
+        if text
+    )

@@ -28,13 +28,17 @@ class Remover:
         """What the images take on the disk, and what would be free without those that no zone uses."""
         used = self._index.used()
         records = self._catalogue.images()
-        trees = {record.chain_id: record.size for record in records}
+        trees = {record.chain_id: self._tree_size(record.chain_id) for record in records}
         kept = {record.chain_id for record in records if record.id in used}
         needed = {digest for record in records if record.id in used for digest in self._blobs.of(record)}
         blobs = self._blobs.sizes()
         size = sum(trees.values()) + sum(blobs.values()) + self._unpacked.size
         held = sum(trees[chain_id] for chain_id in kept) + sum(blobs.get(digest, 0) for digest in needed)
         return Usage(len(records), len(used), size, size - held)
+
+    def _tree_size(self, chain_id: str) -> int:
+        """Bytes that an erofs takes on the disk, its holes left out."""
+        return self._layout.erofs(chain_id).stat().st_blocks * 512
 
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """Take a name away, and the image with its last name; by id, the image with all its names.

@@ -60,6 +60,9 @@ def test_images_are_imported_listed_and_removed(zonal: Zonal, tmp_path: Path) ->
     assert zonal("image", "import", "-", "mine:2", stdin=archive.getvalue()).returncode == 0
     assert zonal("image", "import", str(tmp_path), "mine:3").returncode == 0
     assert re.search(r"^mine:2 +[0-9a-f]{12} ", zonal("images").stdout.decode(), re.MULTILINE)
+    for pattern, found in {"mine": 3, "mine:[23]": 2, "m*:1": 1, "mine:1": 1, "x/mine": 0, "min": 0}.items():
+        assert len(zonal("images", pattern).stdout.splitlines()) == 1 + found, pattern
+    assert zonal("image", "ls", "-q", "--dangling", "mine").stdout == b""
     details = json.loads(zonal("image", "inspect", "mine:1").stdout)[0]
     assert details["references"] == ["mine:1"]
     done = zonal("image", "rm", "mine:1", "mine:2", "mine:3")

@@ -110,3 +110,9 @@ async def test_usage_tells_what_could_go(store: ImageStore, tmp_path: Path) -> N
         used = store.usage()
         assert (used.total, used.active, used.size) == (2, 1, free.size)
         assert 0 < used.reclaimable < used.size
+
+
+async def test_usage_leaves_holes_out(store: ImageStore, tmp_path: Path) -> None:
+    sparse = {"GNU.sparse.map": "0,5,400000000,0", "GNU.sparse.size": "400000000"}
+    await store.import_archive(write(tmp_path / "root.tar", tarball(file("hole", b"piece", pax_headers=sparse))))
+    assert store.usage().size < 1 << 20
