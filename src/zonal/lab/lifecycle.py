@@ -31,7 +31,8 @@ _PORT_ATTEMPTS = 5
 # What was compiled of files that stay the same is kept: compiling takes long under emulation.
 _REFRESH = f"""set -e; cd {SOURCE}/..
 rm -rf new old; mkdir new; tar -x -C new
-(cd src && find . -name __pycache__ | tar -c -T -) | tar -x -C new
+# What is compiled stays; a process that compiles meanwhile has temporary files there, which come and go.
+(cd src && find . -name '*.pyc' | tar -c --ignore-failed-read -T -) | tar -x -C new
 mv src old; mv new src; rm -rf old
 systemctl restart zonald.service || {{ journalctl --unit zonald.service --lines 15 --output cat >&2; exit 1; }}
 """
