@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from zonal.agent import configuration, crun, mounts
+from zonal.agent import configuration, crun, mounts, network
 from zonal.agent.json_text import to_json
 from zonal.agent.params import CallError
 from zonal.agent.processes import send_signal
@@ -38,6 +38,7 @@ class Methods:
         self._attached: dict[str, str] = {}
         self.table: dict[str, Callable[[Call, Params], None]] = {
             "configure": self._configure,
+            "network": self._network,
             "prepare_root": self._prepare_root,
             "remove_root": self._remove_root,
             "missing_modules": self._missing_modules,
@@ -64,6 +65,21 @@ class Methods:
         if params.has("hostname"):
             configuration.set_hostname(params.text("hostname"))
         configuration.set_sysctls(params.map("sysctls"))
+        call.reply()
+
+    def _network(self, call: Call, params: Params) -> None:
+        files = {str(name): str(text) for name, text in params.map("files").items()}
+        routes = [(to, gateway) for to, _, gateway in (str(route).partition(" ") for route in params.list("routes"))]
+        addresses = [str(address) for address in params.list("addresses")]
+        try:
+            network.write_files(files)
+            if params.has("interface"):
+                name, mac = params.text("interface"), params.text("mac")
+                network.configure(name, mac, params.number("mtu", 1500, least=68, most=65535), addresses, routes)
+        except ValueError as error:
+            raise CallError("invalid", str(error)) from error
+        except OSError as error:
+            raise CallError("runtime", f"cannot set up the network: {error}") from error
         call.reply()
 
     def _prepare_root(self, call: Call, params: Params) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zonal.api import control_pb2 as pb
+from zonal.cli.networks import port_document
 
 
 def state_name(state: pb.ZoneState) -> str:
@@ -36,6 +37,11 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "agent_resident_bytes": zone.agent_resident_bytes,
         "storage_bytes": zone.storage_bytes,
         "mounts": [mount_document(mount) for mount in zone.mounts],
+        "hostname": zone.hostname,
+        "network": zone.network,
+        "addresses": list(zone.addresses),
+        "mac": zone.mac,
+        "ports": [port_document(port) for port in zone.ports],
         "phases": [{"name": p.name, "begin_ns": p.begin_ns, "end_ns": p.end_ns} for p in zone.phases],
     }
 

@@ -40,6 +40,7 @@ _COMMANDS = {
     "zone": ("zonal.cli.zone:zone", "Zones: list, look into, stop, remove."),
     "image": ("zonal.cli.image:image", "Images: pull, push, import, bootstrap, list, remove."),
     "volume": ("zonal.cli.volume:volume", "Volumes: create, list, remove."),
+    "network": ("zonal.cli.network:network", "Networks: create, list, remove."),
     "kernel": ("zonal.cli.kernel:kernel", "Kernels: import, list."),
     "lab": ("zonal.cli.lab:lab", "The lab: a Xen host in QEMU, for machines without Xen."),
     "info": ("zonal.cli.info:info", "Show what zonald and its machine are."),

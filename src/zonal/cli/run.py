@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from zonal.cli.errors import say, warn
 from zonal.cli.format import parse_size
 from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
+from zonal.cli.networks import network_options, parse_network
 from zonal.cli.registry import tls_option
 from zonal.cli.timing import Stopwatch
 from zonal.errors import InvalidInputError, NotFoundError
@@ -81,6 +82,7 @@ class _RunCommand(click.Command):
 )
 @tls_option
 @mount_options
+@network_options
 @click.option("--storage-size", default="", metavar="SIZE", help="Of the disk for what is written; 10G by default.")
 @click.option("--read-only", is_flag=True, help="No writing to the image's files.")
 @click.option("--stop-signal", default="", metavar="SIGNAL", help="Instead of the image's, or SIGTERM.")
@@ -118,6 +120,7 @@ def run(
     lab: str | None,
     image: str,
     command: tuple[str, ...],
+    **network: Any,
 ) -> int:
     """Run COMMAND, or what the image says, in a new zone made from IMAGE."""
     stopwatch = Stopwatch()
@@ -159,6 +162,7 @@ def run(
         read_only=read_only,
         storage_bytes=storage_bytes,
         mounts=wanted_mounts,
+        network=parse_network(**network),
     )
     from zonal.cli.attach import run_attached
     from zonal.cli.supply import Supply

@@ -10,10 +10,11 @@ from zonal.daemon.files import FileCalls
 from zonal.daemon.info import InfoCall
 from zonal.daemon.kernels import KernelCalls
 from zonal.daemon.mount_spec import Mounts
+from zonal.daemon.networks import NetworkCalls
 from zonal.daemon.registries import RegistryCalls
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
-from zonal.daemon.services import ImageService, KernelService, VolumeService
+from zonal.daemon.services import ImageService, KernelService, NetworkService, VolumeService
 from zonal.daemon.uploads import ImageCalls
 from zonal.daemon.usage import UsageCall
 from zonal.daemon.volumes import VolumeCalls
@@ -28,6 +29,7 @@ class Services:
     zones: ZoneService
     images: ImageService
     volumes: VolumeService
+    networks: NetworkService
     kernels: KernelService
     spool: Path
 
@@ -40,11 +42,12 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
     volumes = VolumeCalls(services.volumes)
     images = ImageCalls(services.images, services.spool)
     registries = RegistryCalls(services.images)
+    networks = NetworkCalls(services.networks)
     kernels = KernelCalls(services.kernels, services.spool)
     return control_handler(
         {
             "Info": InfoCall(services.zones),
-            "Run": RunCall(services.zones, services.images, mounts, stopping),
+            "Run": RunCall(services.zones, services.images, mounts, services.networks.networks, stopping),
             "ListZones": zones.list,
             "InspectZone": zones.inspect,
             "StopZone": zones.stop,
@@ -76,6 +79,10 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
             "InspectVolume": volumes.inspect,
             "RemoveVolume": volumes.remove,
             "PruneVolumes": volumes.prune,
+            "CreateNetwork": networks.create,
+            "ListNetworks": networks.list,
+            "InspectNetwork": networks.inspect,
+            "RemoveNetwork": networks.remove,
             "ImportKernel": kernels.import_kernel,
             "ListKernels": kernels.list,
             "PullKernel": kernels.pull,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zonal.api import control_pb2 as pb
+from zonal.network.ports import Port
 from zonal.zones.mounts import Mount
 from zonal.zones.spec import Phase, ZoneRecord, ZoneState
 
@@ -41,7 +42,17 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         kernel_release=record.kernel_release,
         storage_bytes=spec.storage_bytes,
         mounts=[mount_message(mount) for mount in _mounts(record)],
+        network=spec.network.network,
+        addresses=record.addresses,
+        mac=record.mac or spec.network.mac,
+        ports=[port_message(port) for port in record.ports or spec.network.ports],
+        hostname=spec.hostname,
     )
+
+
+def port_message(port: Port) -> pb.Port:
+    """One published port."""
+    return pb.Port(host_ip=port.host_ip, host_port=port.host_port, zone_port=port.zone_port, protocol=port.protocol)
 
 
 def mount_message(mount: Mount) -> pb.Mount:

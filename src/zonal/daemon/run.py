@@ -15,10 +15,12 @@ from zonal.api import control_pb2 as pb
 from zonal.api.signals import MAX_SIGNAL
 from zonal.daemon.messages import phase_messages
 from zonal.daemon.mount_spec import Mounts
+from zonal.daemon.network_spec import resolve_network
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import resolve_spec, terminal_size
 from zonal.daemon.services import ImageFinder
 from zonal.errors import AlreadyExistsError, InvalidInputError, UnavailableError
+from zonal.network.networks import NetworkStore
 from zonal.zones.names import make_name
 from zonal.zones.spec import RunningZone, ZoneService, ZoneSpec
 
@@ -30,8 +32,16 @@ _NAME_TRIES = 20
 class RunCall:
     """The run call of the control service."""
 
-    def __init__(self, zones: ZoneService, images: ImageFinder, mounts: Mounts, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        zones: ZoneService,
+        images: ImageFinder,
+        mounts: Mounts,
+        networks: NetworkStore,
+        stopping: asyncio.Event,
+    ) -> None:
         self._zones = zones
+        self._networks = networks
         self._images = images
         self._mounts = mounts
         self._stopping = stopping
@@ -56,6 +66,7 @@ class RunCall:
     async def _launch(self, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
         # What is wrong with the rest is told before a volume is made for a mount.
         spec = resolve_spec(request, self._images, name=request.name or make_name())
+        spec = replace(spec, network=resolve_network(request.network, self._networks))
         # Until the zone has a hold of its own on the image, for volumes may be made first.
         with self._images.use(spec.image_id, f"zone {spec.name}"):
             return await self._run(

@@ -14,6 +14,7 @@ from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
 from zonal.images.lease import Lease
 from zonal.images.pull import LayerNews
 from zonal.images.skopeo import Access
+from zonal.network.networks import NetworkStore
 from zonal.volumes.store import Volume
 
 
@@ -138,6 +139,23 @@ class VolumeService(Protocol):
         ...
 
     def remove(self, name: str) -> None:
+        """Raises ``NotFoundError``, ``WrongStateError``."""
+        ...
+
+
+class NetworkService(Protocol):
+    """The networks; see ``zonal.network.attachments.Attachments``."""
+
+    @property
+    def networks(self) -> NetworkStore:
+        """Which there are."""
+        ...
+
+    def users(self, network: str) -> list[str]:
+        """The zones on a network, by name."""
+        ...
+
+    async def remove_network(self, name: str) -> None:
         """Raises ``NotFoundError``, ``WrongStateError``."""
         ...
 

@@ -11,6 +11,8 @@ from zonal.daemon.main import Config, prepare_spool
 from zonal.daemon.volumes import Volumes
 from zonal.images.kernels import KernelStore
 from zonal.images.store import ImageStore
+from zonal.network.attachments import Attachments
+from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
 from zonal.zones.boot_files import BootFileStore
 from zonal.zones.host import open_host
@@ -27,15 +29,19 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
         stack.callback(images.close)
         kernels = KernelStore(state / "kernels")
         volumes = VolumeStore(state / "volumes")
+        runtime = config.socket.parent / "network"
+        attachments = Attachments(NetworkStore(state / "networks", runtime / "leases"), runtime)
+        stack.callback(attachments.close)
         boot = BootFileStore(kernels, state / "system")
         zones = await stack.enter_async_context(
-            open_zones(host, images, volumes, boot, state, agent_timeout=config.agent_timeout)
+            open_zones(host, images, volumes, boot, attachments, state, agent_timeout=config.agent_timeout)
         )
         spool = prepare_spool(state)
         yield Services(
             zones=zones,
             images=images,
             volumes=Volumes(volumes),
+            networks=attachments,
             kernels=Kernels(kernels, images, spool),
             spool=spool,
         )

@@ -55,6 +55,10 @@ FOR_TESTS = (
     Requirement("docker-registry", "docker-registry"),
     Requirement("apache2-utils", "htpasswd"),
     Requirement("uidmap", "newuidmap"),
+    Requirement("containernetworking-plugins", "/usr/lib/cni/bridge"),
+    Requirement("iproute2", "ip"),
+    Requirement("iptables", "iptables"),
+    Requirement("nftables", "nft"),
 )
 """Needed besides by the tests: peers to compare with, and the headers that layouts are checked against."""
 

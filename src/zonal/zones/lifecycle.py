@@ -19,6 +19,7 @@ from typing import Protocol
 
 from zonal.errors import ResourceExhaustedError, WrongStateError, ZonalError, ZoneFailedError
 from zonal.images.store import ImageStore
+from zonal.network.attachments import Attachments
 from zonal.shares.process import ShareServer
 from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
@@ -30,6 +31,7 @@ from zonal.zones.host import XenHost
 from zonal.zones.live_zone import KILL_TIMEOUT, SIGKILL, STATUS_REFUSED, BootFiles, LiveZone
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import Mount, MountKind
+from zonal.zones.networking import FILES
 from zonal.zones.output_log import read_output
 from zonal.zones.paths import Change, PathInfo
 from zonal.zones.phases import PhaseClock
@@ -71,6 +73,7 @@ class ZoneManager:
         volumes: VolumeStore,
         boot: BootSource,
         records: ZoneStore,
+        attachments: Attachments,
         folder: Path,
         lives: asyncio.TaskGroup,
         *,
@@ -82,6 +85,7 @@ class ZoneManager:
         self._storage = StorageSources(images, volumes, FilesystemTemplates(folder.parent / "scratch"), boot.modules)
         self._boot = boot
         self._records = records
+        self._attachments = attachments
         self._folder = folder
         self._lives = lives
         self._agent_timeout = agent_timeout
@@ -267,6 +271,15 @@ class ZoneManager:
     async def take_back(self) -> None:
         """After a start: zones that run are taken over, what was half made is undone, the rest is written down."""
         domains = {info.handle: info for info in domctl.list_domains(self._host.hypervisor) if info.domain_id}
+        await self._attachments.recover(
+            [
+                record.id
+                for record in self._records.list()
+                if record.state in (ZoneState.RUNNING, ZoneState.STOPPING)
+                and (info := domains.get(LiveZone.domain_uuid(record.id).bytes)) is not None
+                and not info.dying
+            ]
+        )
         for record in self._records.list():
             info = domains.pop(LiveZone.domain_uuid(record.id).bytes, None)
             try:
@@ -322,6 +335,7 @@ class ZoneManager:
             self._zone_folder(spec.id),
             clock,
             storage=self._storage,
+            attachments=self._attachments,
             agent_timeout=self._agent_timeout,
             attached=attached,
         )
@@ -427,6 +441,8 @@ class ZoneManager:
             reason=end.reason,
             finished_ns=time.time_ns(),
             domain_id=0,
+            addresses=(),
+            ports=(),
             phases=end.phases or record.phases,
         )
 
@@ -473,6 +489,7 @@ async def open_zones(
     images: ImageStore,
     volumes: VolumeStore,
     boot: BootSource,
+    attachments: Attachments,
     state: Path,
     *,
     agent_timeout: float,
@@ -485,7 +502,9 @@ async def open_zones(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ZoneStore.open(state / "state.sqlite") as records:
         async with asyncio.TaskGroup() as lives:
-            manager = ZoneManager(host, images, volumes, boot, records, folder, lives, agent_timeout=agent_timeout)
+            manager = ZoneManager(
+                host, images, volumes, boot, records, attachments, folder, lives, agent_timeout=agent_timeout
+            )
             await manager.take_back()
             try:
                 yield manager
@@ -495,7 +514,8 @@ async def open_zones(
 
 def _made_for_mounts(record: ZoneRecord) -> set[str]:
     """What crun has made for its mounts, which is nobody's change."""
-    return {"/dev", *(mount.target for mount in record.spec.mounts), *(a.mount.target for a in record.attached)}
+    ours = {f"/etc/{name}" for name in FILES}
+    return {"/dev", *ours, *(mount.target for mount in record.spec.mounts), *(a.mount.target for a in record.attached)}
 
 
 def _settle(future: asyncio.Future[None] | asyncio.Future[ExitResult], failure: BaseException) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Never, cast
 
 from zonal.errors import (
@@ -24,6 +24,7 @@ from zonal.errors import (
     ZonalError,
     ZoneFailedError,
 )
+from zonal.network.attachments import Attachments
 from zonal.xen import domctl
 from zonal.xen.abi.domctl import SHUTDOWN_CRASH
 from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
@@ -37,6 +38,7 @@ from zonal.xen.domctl import DomainLimits
 from zonal.zones.audience import Audience
 from zonal.zones.host import XenHost
 from zonal.zones.mounts import Attached, Mount
+from zonal.zones.networking import ZoneNetwork
 from zonal.zones.oci_spec import runtime_config
 from zonal.zones.output_log import OutputLog
 from zonal.zones.phases import PhaseClock
@@ -60,6 +62,11 @@ SIGKILL = 9
 STATUS_KILLED = 128 + SIGKILL
 STATUS_REFUSED = 125
 
+_SYSCTLS = {
+    # As docker has it: every user may ping, and have any port.
+    "net.ipv4.ping_group_range": "0 2147483647",
+    "net.ipv4.ip_unprivileged_port_start": "0",
+}
 _REFUSALS: dict[str, type[ZonalError]] = {
     "not-found": CommandNotFoundError,
     "not-executable": CommandNotExecutableError,
@@ -89,6 +96,7 @@ class LiveZone:
         clock: PhaseClock,
         *,
         storage: StorageSources,
+        attachments: Attachments,
         agent_timeout: float,
         attached: bool,
     ) -> None:
@@ -109,6 +117,7 @@ class LiveZone:
         self._records = records
         self._agent_timeout = agent_timeout
         self._storage = ZoneStorage(host, storage, records, spec, folder)
+        self._network = ZoneNetwork(host, attachments, records, spec)
         self._changing = asyncio.Lock()
         """Held by whoever changes what is mounted."""
         self._session: Session | None = None
@@ -137,6 +146,7 @@ class LiveZone:
         spec, clock = self.spec, self.clock
         with clock.phase("domain"):
             self._open_logs(stack)
+            self._network.begin(stack, lambda: self.leaving)
             disks: list[Disk] = []
             for name, path in (("xvda", boot.system_image), ("xvdb", image)):
                 loop = stack.enter_context(self._host.loops.acquire(path))
@@ -149,7 +159,7 @@ class LiveZone:
                 vcpus=spec.cpus,
                 command_line=boot.command_line,
                 initrd=boot.initrd,
-                devices=(*(partial(plan_vbd, disk=disk) for disk in disks), *storage),
+                devices=(*(partial(plan_vbd, disk=disk) for disk in disks), *storage, *self._network.plans()),
                 readable=(("zonal", ""), ("zonal/host", spec.id[:16])),
                 writable=("zonal/channel",),
                 limits=DomainLimits(),
@@ -159,6 +169,7 @@ class LiveZone:
             self.domain_id = domain.domain_id
             stack.push_async_callback(self._destroy)
             self._records.update(spec.id, domain_id=domain.domain_id)
+            await self._network.domain_made(domain.domain_id)
             await self._open_console(stack, domain.built.console_port)
             await domain.start()
         started = clock.now()
@@ -186,6 +197,7 @@ class LiveZone:
         """From a domain that another daemon has left running to the same state as after ``launch``."""
         self.domain_id = domain_id
         self._open_logs(stack)
+        self._network.take_over(stack, lambda: self.leaving)
         self._storage.take_over(stack, mounted)
         stack.push_async_callback(self._destroy)
         await self._open_console(stack, console_port)
@@ -215,6 +227,7 @@ class LiveZone:
         try:
             async with _while_watching(self._watch_domain()):
                 exit_ = await self._carry(self._session)
+                self._network.begin_end()
                 await self._settle(self._session)
         except ZoneFailedError:
             self.clock.add("run", begin, self.clock.now())
@@ -346,10 +359,11 @@ class LiveZone:
 
     async def _start_workload(self, session: Session) -> None:
         spec = self.spec
-        await session.call("configure", {"hostname": spec.hostname}, CALL_TIMEOUT)
+        await session.call("configure", {"hostname": spec.hostname, "sysctls": dict(_SYSCTLS)}, CALL_TIMEOUT)
         root = {"id": WORKLOAD, "device": "/dev/xvdb", "scratch": self._storage.scratch_device}
         await session.call("prepare_root", dict(root), CALL_TIMEOUT)
         await self._storage.attach_at_launch(session, self.domain_id, WORKLOAD)
+        await self._network.configure(session)
         self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
         self._outputs = [(1, session.open_output(STDOUT))]
         if not spec.terminal:
@@ -358,7 +372,7 @@ class LiveZone:
         params = {
             "id": WORKLOAD,
             "root": WORKLOAD,
-            "config": runtime_config(spec, self._storage.oci_mounts(), self._storage.oci_devices()),
+            "config": runtime_config(spec, self._oci_mounts(), self._storage.oci_devices()),
             "user": spec.user,
             "terminal": spec.terminal,
             "stdin": STDIN if self.stdin else 0,
@@ -374,6 +388,11 @@ class LiveZone:
             if kind is None:
                 raise
             raise kind(refusal.reason) from refusal
+
+    def _oci_mounts(self) -> list[dict[str, object]]:
+        """Parents before what is mounted in them; a user's own /etc/hosts and the like over ours."""
+        mounts = [*self._network.oci_mounts(), *self._storage.oci_mounts()]
+        return sorted(mounts, key=lambda mount: len(PurePosixPath(str(mount["destination"])).parts))
 
     async def _carry(self, session: Session) -> ExitResult:
         """All output into the log and to the audience, until its end and the workload's."""

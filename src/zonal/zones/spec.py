@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from zonal.network.ports import Port
 from zonal.zones.mounts import Attached, Mount
+from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
 from zonal.zones.paths import Change, PathInfo
 
 MIB = 1 << 20
@@ -107,6 +109,7 @@ class ZoneSpec:
     storage_bytes: int = 0
     """Size of the scratch disk, which takes what is written to the root; 0: none, and a layer in memory."""
     mounts: tuple[Mount, ...] = ()
+    network: NetworkSpec = NO_NETWORK
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,11 @@ class ZoneRecord:
     """What was made for the zone outside this record, as (kind, name), in the order of making: for undoing."""
     attached: tuple[Attached, ...] = ()
     """What is mounted now: that of the spec, and what was added and removed since."""
+    addresses: tuple[str, ...] = ()
+    """On its network, with the lengths of their prefixes; as long as it runs, as are the next two."""
+    mac: str = ""
+    ports: tuple[Port, ...] = ()
+    """Published ones, with the host's ports that were chosen."""
 
     @property
     def id(self) -> str:

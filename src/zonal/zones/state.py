@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
+from zonal.network.ports import Port
 from zonal.zones.mounts import Attached, Mount, MountKind
+from zonal.zones.network_spec import NetworkSpec
 from zonal.zones.spec import SHORT_ID, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
 SCHEMA_VERSION = 1
@@ -162,6 +164,8 @@ def decode_record(text: str) -> ZoneRecord:
     values["phases"] = tuple(Phase(**phase) for phase in values.get("phases", ()))
     values["resources"] = tuple((kind, name) for kind, name in values.get("resources", ()))
     values["attached"] = tuple(_decode_attached(each) for each in values.get("attached", ()))
+    values["addresses"] = tuple(values.get("addresses", ()))
+    values["ports"] = tuple(_decode_port(each) for each in values.get("ports", ()))
     return ZoneRecord(**values)
 
 
@@ -171,7 +175,21 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["env"] = tuple(values["env"])
     values["terminal_size"] = TerminalSize(**values.get("terminal_size", {}))
     values["mounts"] = tuple(_decode_mount(each) for each in values.get("mounts", ()))
+    values["network"] = _decode_network(values.get("network", {}))
     return ZoneSpec(**values)
+
+
+def _decode_network(data: Any) -> NetworkSpec:
+    values = _known(NetworkSpec, data)
+    for name in ("dns", "dns_search", "dns_options"):
+        values[name] = tuple(values.get(name, ()))
+    values["ports"] = tuple(_decode_port(each) for each in values.get("ports", ()))
+    values["hosts"] = tuple((name, address) for name, address in values.get("hosts", ()))
+    return NetworkSpec(**values)
+
+
+def _decode_port(data: Any) -> Port:
+    return Port(**_known(Port, data))
 
 
 def _decode_attached(data: Any) -> Attached:
@@ -187,7 +205,7 @@ def _decode_mount(data: Any) -> Mount:
     return Mount(**values)
 
 
-def _known(cls: type[ZoneRecord | ZoneSpec | Attached | Mount], data: Any) -> dict[str, Any]:
+def _known(cls: type[ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port], data: Any) -> dict[str, Any]:
     names = {field.name for field in fields(cls)}
     return {key: value for key, value in cast("dict[str, Any]", data).items() if key in names}
 

@@ -1,0 +1,78 @@
+"""Network interfaces of the namespace of a ``Netlink``: looked up, brought up, moved. Numbers: linux/if_link.h."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+
+from zonal.network.netlink import Netlink, NetlinkError, attribute, parse_attributes, text, u32
+
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_MESSAGE = struct.Struct("=BBHiII")
+"""struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change."""
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
+_IFF_UP = 1
+
+
+@dataclass(frozen=True)
+class Link:
+    """An interface; ``mtu`` in bytes."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+
+
+def find_link(netlink: Netlink, name: str) -> Link | None:
+    """The interface with this name; ``None`` when there is none."""
+    try:
+        (answer,) = netlink.get(_RTM_GETLINK, _message(0) + text(_IFLA_IFNAME, name))[:1]
+    except NetlinkError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    _, _, _, index, _, _ = _MESSAGE.unpack_from(answer)
+    values = parse_attributes(answer[_MESSAGE.size :])
+    (mtu,) = struct.unpack("=I", values[_IFLA_MTU])
+    return Link(index, name, values.get(_IFLA_ADDRESS, b"").hex(":"), mtu)
+
+
+def set_link_up(netlink: Netlink, index: int) -> None:
+    """Brings it up. Raises ``NetlinkError``."""
+    netlink.request(_RTM_NEWLINK, _message(index, _IFF_UP, _IFF_UP))
+
+
+def set_mtu(netlink: Netlink, index: int, mtu: int) -> None:
+    """Bytes. Raises ``NetlinkError``."""
+    netlink.request(_RTM_NEWLINK, _message(index) + u32(_IFLA_MTU, mtu))
+
+
+def move_link(netlink: Netlink, index: int, namespace: int) -> None:
+    """Puts it into the namespace that is open as ``namespace``. Raises ``NetlinkError``."""
+    netlink.request(_RTM_NEWLINK, _message(index) + u32(_IFLA_NET_NS_FD, namespace))
+
+
+def delete_link(netlink: Netlink, name: str) -> None:
+    """Removes it; one that is not there is fine. Raises ``NetlinkError``."""
+    try:
+        netlink.request(_RTM_DELLINK, _message(0) + text(_IFLA_IFNAME, name))
+    except NetlinkError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def mac_bytes(mac: str) -> bytes:
+    """The six bytes of ``00:16:3e:…``."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def mac_attribute(mac: str) -> bytes:
+    """IFLA_ADDRESS."""
+    return attribute(_IFLA_ADDRESS, mac_bytes(mac))
+
+
+def _message(index: int, flags: int = 0, change: int = 0) -> bytes:
+    return _MESSAGE.pack(socket.AF_UNSPEC, 0, 0, index, flags, change)
