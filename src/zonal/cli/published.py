@@ -6,10 +6,11 @@ In the lab's host the same port, on all of its addresses, leads on to the zone.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zonal.cli.connect import socket_path
+from zonal.errors import ZonalError
 
 if TYPE_CHECKING:
     from zonal.api import control_pb2 as pb
@@ -39,7 +40,8 @@ def published(control: Control, spec: pb.RunSpec, host: str | None, lab: str | N
     try:
         yield
     finally:
-        _forget_ended(control, name)
+        with suppress(ZonalError):
+            _forget_ended(control, name)
 
 
 def forget_ended(control: Control, host: str | None, lab: str | None) -> None:
@@ -47,7 +49,8 @@ def forget_ended(control: Control, host: str | None, lab: str | None) -> None:
     if socket_path(host, lab) is None:
         from zonal.lab import default_name
 
-        _forget_ended(control, lab or default_name())
+        with suppress(ZonalError):
+            _forget_ended(control, lab or default_name())
 
 
 def _forget_ended(control: Control, name: str) -> None:

@@ -17,6 +17,7 @@ from zonal.cli.format import parse_size
 from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
+from zonal.cli.published import published
 from zonal.cli.registry import tls_option
 from zonal.cli.timing import Stopwatch
 from zonal.errors import InvalidInputError, NotFoundError
@@ -182,6 +183,7 @@ def run(
         if policy == "always":
             supply.fetched_image(control, tls_verify=tls_verify)
             stopwatch.lap("image")
+        supply.stack.enter_context(published(control, spec, host, lab))
         supplied = 0
         while True:
             try:

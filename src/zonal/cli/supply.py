@@ -30,7 +30,8 @@ class Supply:
         self._socket = socket_path(host, lab)
         self._lab = lab
         self._image = image
-        self._stack = ExitStack()
+        self.stack = ExitStack()
+        """For what is to end with the block, before the connection does."""
         self._making: ImageMaking | None = None
 
     def __enter__(self) -> Self:
@@ -39,12 +40,12 @@ class Supply:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        self.stack.__exit__(kind, error, trace)
 
     def control(self) -> Control:
         """The control API; brings the lab up where that is what is meant. Raises ``ZonalError``."""
         channel = open_socket(self._socket) if self._socket else open_lab(self._lab_up())
-        return Control(self._stack.enter_context(channel))
+        return Control(self.stack.enter_context(channel))
 
     def image_missing(self, control: Control) -> bool:
         """Whether the image is not in the store."""
@@ -113,7 +114,7 @@ class Supply:
 
     def _make(self, progress: Progress, *, refresh: bool = False) -> ImageMaking:
         making = ImageMaking(self._image, progress, refresh=refresh)
-        self._stack.callback(making.give_up)
+        self.stack.callback(making.give_up)
         return making
 
 

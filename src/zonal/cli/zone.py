@@ -11,6 +11,8 @@ from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.errors import show_error
 from zonal.cli.format import shorten, show_age, show_size, show_table
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
+from zonal.cli.networks import show_port
+from zonal.cli.published import forget_ended
 from zonal.errors import InvalidInputError, ZonalError
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def list_zones(all_zones: bool, quiet: bool, no_trunc: bool, as_json: bool, host
         for item in zones:
             click.echo(item.id[:id_length])
         return
-    header = ["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "MEMORY", "DOMAIN"]
+    header = ["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "MEMORY", "DOMAIN", "PORTS"]
     click.echo(show_table(header, [_row(item, whole=no_trunc) for item in zones]))
 
 
@@ -109,12 +111,15 @@ def stop(timeout: int | None, zones: tuple[str, ...], host: str | None, lab: str
     from zonal.api import control_pb2 as pb
 
     with zonald(host, lab) as control:
-        each(
-            zones,
-            lambda ref: control.call(
-                "StopZone", pb.StopZoneRequest(zone=ref, timeout_seconds=timeout), pb.StopZoneReply
-            ),
-        )
+        try:
+            each(
+                zones,
+                lambda ref: control.call(
+                    "StopZone", pb.StopZoneRequest(zone=ref, timeout_seconds=timeout), pb.StopZoneReply
+                ),
+            )
+        finally:
+            forget_ended(control, host, lab)
 
 
 @zone.command("kill")
@@ -155,12 +160,15 @@ def remove(force: bool, volumes: bool, zones: tuple[str, ...], host: str | None,
     from zonal.api import control_pb2 as pb
 
     with zonald(host, lab) as control:
-        each(
-            zones,
-            lambda ref: control.call(
-                "RemoveZone", pb.RemoveZoneRequest(zone=ref, force=force, volumes=volumes), pb.RemoveZoneReply
-            ),
-        )
+        try:
+            each(
+                zones,
+                lambda ref: control.call(
+                    "RemoveZone", pb.RemoveZoneRequest(zone=ref, force=force, volumes=volumes), pb.RemoveZoneReply
+                ),
+            )
+        finally:
+            forget_ended(control, host, lab)
 
 
 @zone.command("mount")
@@ -239,6 +247,7 @@ def _row(item: pb.Zone, *, whole: bool) -> list[str]:
         _status(item),
         show_size(item.memory_bytes),
         str(item.domain_id or ""),
+        ", ".join(map(show_port, item.ports)) if item.domain_id else "",
     ]
 
 

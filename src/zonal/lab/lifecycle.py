@@ -19,6 +19,7 @@ from zonal.lab.access import Endpoint, endpoint, run_in_lab
 from zonal.lab.disk import BaseDisk, base_disk
 from zonal.lab.making import create, flush, make_nvme_disk, make_root_disk, mend, prune, write_initrd
 from zonal.lab.paths import GIB, LabPaths, cache, check_space, locked
+from zonal.lab.ports import restore
 from zonal.lab.progress import Progress
 from zonal.lab.recipe import SOURCE, recipe
 from zonal.lab.running import kill, make_go_on, power_off, take_snapshot, until_ready
@@ -198,6 +199,7 @@ def _launch(
         process = qemu.start(paths, base, machine, ports, tag)
         try:
             asyncio.run(until_ready(paths, begun, resumed=tag is not None))
+            asyncio.run(restore(paths, zones_live=tag is not None))
         except qemu.PortTakenError:
             process.wait()
             if attempt + 1 == _PORT_ATTEMPTS:

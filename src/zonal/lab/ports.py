@@ -75,10 +75,14 @@ def keep(name: str, inside: Collection[tuple[str, int]]) -> None:
             _note(paths, [forward for forward in noted if forward not in gone])
 
 
-async def restore(paths: LabPaths) -> None:
-    """Forwards again what was forwarded when the lab went to sleep; a port that was taken since is left out."""
+async def restore(paths: LabPaths, *, zones_live: bool) -> None:
+    """For a QEMU that has just begun: forwards again what was forwarded when the lab went to sleep.
+
+    A port that was taken since is left out; in a lab that was booted no zone lives, and nothing is forwarded.
+    """
     forwards = _noted(paths)
-    if not forwards:
+    if not forwards or not zones_live:
+        _note(paths, [])
         return
     kept: list[Forward] = []
     for forward in forwards:

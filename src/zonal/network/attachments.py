@@ -97,6 +97,7 @@ class Attachments:
         self._held = HeldPorts()
         self._known: dict[str, Attachment] = {}
         self._preparing = asyncio.Lock()
+        self._applying = asyncio.Lock()
         self._prepared: set[str] = set()
 
     def close(self) -> None:
@@ -114,8 +115,8 @@ class Attachments:
     async def attach(self, zone_id: str, name: str, network: str, mac: str, ports: Sequence[Port]) -> Attachment:
         """Makes a zone's namespace and attaches it. Raises ``ZonalError``; then nothing is left of it."""
         wanted = self.networks.find(network)
-        configuration = self.networks.configuration(wanted, publish=bool(ports))
-        if ports and not configuration.takes("portMappings"):
+        configuration = self.networks.configuration(wanted)
+        if ports and wanted.source and not configuration.takes("portMappings"):
             raise WrongStateError(
                 f"the network {network} cannot publish ports", hint="its configuration lacks the plugin portmap"
             )
@@ -161,7 +162,7 @@ class Attachments:
         for path in self._folder.glob("*.new"):
             path.unlink(missing_ok=True)
         if self._known:
-            await firewall.apply(self.networks.own())
+            await self._apply()
         self._tell_names()
 
     def users(self, network: str) -> list[str]:
@@ -185,7 +186,7 @@ class Attachments:
             with Netlink() as netlink:
                 delete_link(netlink, network.bridge)
             with suppress(UnavailableError):
-                await firewall.apply(self.networks.own())
+                await self._apply()
                 await firewall.stop_letting_through(network.bridge)
 
     async def _make(self, attachment: Attachment, network: Network) -> Attachment:
@@ -208,7 +209,23 @@ class Attachments:
         attachment = replace(attachment, mac=link.mac, mtu=link.mtu)
         self._write(attachment)
         self._tell_names()
+        if attachment.ports and network.bridge:
+            firewall.open_loopback(network.bridge)
+            await self._apply()
         return attachment
+
+    async def _apply(self) -> None:
+        """The table of netfilter, for all that is known now."""
+        own = {network.name for network in self.networks.own()}
+        publications = [
+            firewall.Publication(port, str(address.ip))
+            for attachment in self.all()
+            if attachment.network in own
+            for port in attachment.ports
+            for address in attachment.addresses
+        ]
+        async with self._applying:
+            await firewall.apply(self.networks.own(), publications)
 
     async def _prepare(self, network: Network) -> None:
         """What a network needs in the host besides the plugins' doing, once in a daemon's life."""
@@ -216,7 +233,7 @@ class Attachments:
             return
         async with self._preparing:
             if network.bridge not in self._prepared:
-                await firewall.apply(self.networks.own())
+                await self._apply()
                 await firewall.let_through(network.bridge)
                 self._prepared.add(network.bridge)
 
@@ -240,6 +257,11 @@ class Attachments:
             self._known.pop(attachment.zone, None)
             (self._folder / f"{attachment.zone}.json").unlink(missing_ok=True)
             self._tell_names()
+        if attachment.ports:
+            try:
+                await self._apply()
+            except ZonalError as error:
+                log.warning("zone %s: its ports are still published: %s", attachment.name, error)
 
     def _write(self, attachment: Attachment) -> None:
         path = self._folder / f"{attachment.zone}.json"

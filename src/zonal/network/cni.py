@@ -24,7 +24,7 @@ VERSIONS: Final = ("1.1.0", "1.0.0", "0.4.0", "0.3.1")
 """Of the specification, the newest first."""
 PLUGIN_FOLDERS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 """Debian's place, and everybody else's."""
-PLUGIN_TIMEOUT = 60.0
+PLUGIN_TIMEOUT = 120.0
 MAX_OUTPUT = 1 << 20
 """Bytes that a plugin may print."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

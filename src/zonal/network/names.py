@@ -1,8 +1,8 @@
 """Which names are known on which network, told to the process that answers for them (``zonal.network.resolver``).
 
-There is one such process for all networks. It reads a folder, to which alone it is confined, when it is told to, and it
-outlives zonald, as zones do. A name server of our own, and not dnsmasq, since dnsmasq knows one set of names a process,
-forgets names only when it is restarted, and would be one more thing with all of its rights that hostile zones talk to.
+There is one such process for all networks. It watches a folder, to which alone it is confined, and it outlives zonald,
+as zones do. A name server of our own, and not dnsmasq, since dnsmasq knows one set of names a process, forgets names
+only when it is told to read all of them again, and cannot tell one network's zones from another's.
 """
 
 from __future__ import annotations
@@ -61,16 +61,13 @@ class Names:
                 path.unlink(missing_ok=True)
         self._told = dict(networks)
         self._replace(UPSTREAM, "\n".join(upstream_servers()))
-        if not self._signal(signal.SIGHUP) and networks:
+        if networks and not self._is_running():
             self._start()
 
     def restart(self) -> None:
         """Ends the process that another zonald has started; the next ``tell`` starts it anew."""
         self._told = {}
-        self._signal(signal.SIGTERM)
-
-    def _is_running(self) -> bool:
-        return self._signal(None)
+        self._is_running(end=True)
 
     def _start(self) -> None:
         if self._process is not None:
@@ -78,25 +75,26 @@ class Names:
         command = [sys.executable, "-m", "zonal.network.resolver", str(self._folder)]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def _signal(self, number: signal.Signals | None) -> bool:
-        """Whether it runs; and sends it a signal."""
+    def _is_running(self, *, end: bool = False) -> bool:
+        """Whether it runs, or did until it was ended now."""
         if self._process is not None and self._process.poll() is None:
-            if number is not None:
-                self._process.send_signal(number)
+            if end:
+                self._process.terminate()
+                self._process.wait()
             return True
         try:
             with (self._folder / LOCK).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False  # nobody holds it
-        except FileNotFoundError:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return False  # nobody holds it
+                except BlockingIOError:
+                    if end:
+                        # While the lock is held the number is its holder's; the lock goes with the process.
+                        os.kill(int(lock.read()), signal.SIGTERM)
+                        fcntl.flock(lock, fcntl.LOCK_EX)
+                    return True
+        except (OSError, ValueError):
             return False
-        except BlockingIOError:
-            with suppress(OSError, ValueError):
-                # While the lock is held the number is its holder's.
-                if number is not None:
-                    os.kill(int((self._folder / LOCK).read_text()), number)
-                return True
-        return False
 
     def _replace(self, name: str, text: str) -> None:
         new = self._folder / f"{name}.new"

@@ -133,8 +133,8 @@ class NetworkStore:
         shutil.rmtree(self._leases / name, ignore_errors=True)
         return network
 
-    def configuration(self, network: Network, *, publish: bool) -> cni.Configuration:
-        """What plugins make it; with ``publish`` also the one that publishes ports. Raises ``InvalidInputError``."""
+    def configuration(self, network: Network) -> cni.Configuration:
+        """What plugins make it. Raises ``InvalidInputError`` for an operator's file that cannot be used."""
         if network.source:
             return cni.parse_configuration(_read_json(Path(network.source)), network.source)
         bridge: dict[str, Any] = {
@@ -149,9 +149,7 @@ class NetworkStore:
                 "ranges": [[{"subnet": subnet}] for subnet in network.subnets],
             },
         }
-        portmap: dict[str, Any] = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-        plugins = (bridge, portmap) if publish else (bridge,)
-        return cni.Configuration(network.name, CNI_VERSION, plugins)
+        return cni.Configuration(network.name, CNI_VERSION, (bridge,))
 
     def _make(self, name: str, subnets: Sequence[str], *, internal: bool, labels: Mapping[str, str]) -> Network:
         networks = self._own()

@@ -1,9 +1,9 @@
 """The name server of all networks, a process of its own: ``python -m zonal.network.resolver FOLDER``.
 
 Zones ask it, at their gateway's address, for one another's names, which it has from files in FOLDER; other names it
-asks the host's own name servers for. It is told of changes by SIGHUP and ended by SIGTERM. Zones are hostile: it is
-confined to its folder, has no rights but to bind its port, and keeps no more than so many questions and connections, of
-all and of each zone. No asyncio: importing that takes longer than all the rest.
+asks the host's own name servers for. It watches the files (inotify(7)), and is ended by SIGTERM. Zones are hostile: it
+is confined to its folder, has no rights but to bind its port, and keeps no more than so many questions and connections,
+of all and of each zone. No asyncio: importing that takes longer than all the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import select
-import signal
 import socket
 import struct
 import sys
@@ -44,6 +43,7 @@ _CAP_NET_BIND_SERVICE, _CAP_LAST = 10, 63
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _CAP_VERSION_3, _SYS_CAPSET = 0x20080522, 126
 _MEMORY = 256 << 20
+_IN_MOVED_TO, _IN_DELETE = 0x80, 0x200  # linux/inotify.h
 
 
 class _Network:
@@ -371,29 +371,23 @@ def main() -> None:
         return  # another one was started, and reads the same folder
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
-    waking, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, _on_signal)
-    _confine(folder)
+    libc = ctypes.CDLL(None, use_errno=True)
+    watching = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if watching < 0 or libc.inotify_add_watch(watching, os.fsencode(folder), _IN_MOVED_TO | _IN_DELETE) < 0:
+        raise OSError(ctypes.get_errno(), f"cannot watch {folder}")
+    _confine(libc, folder)
     resolver = Resolver("/")
-    resolver.wake_by(waking)
+    resolver.wake_by(watching)
     resolver.load()
     resolver.run()
 
 
-def _on_signal(number: int, _frame: object) -> None:
-    if number == signal.SIGTERM:
-        os._exit(0)
-
-
-def _confine(folder: str) -> None:
+def _confine(libc: ctypes.CDLL, folder: str) -> None:
     """Gives up, for good, all of the file system but its folder, and all rights but the one to bind its port."""
     os.chroot(folder)
     os.chdir("/")
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(_CAP_LAST + 1):
         if capability != _CAP_NET_BIND_SERVICE and libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # the kernel's last one

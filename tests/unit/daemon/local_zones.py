@@ -30,6 +30,8 @@ from zonal.daemon.main import prepare_spool
 from zonal.daemon.volumes import Volumes
 from zonal.errors import CommandNotExecutableError, CommandNotFoundError, NotFoundError, WrongStateError
 from zonal.images.tarwriter import END, file
+from zonal.network.attachments import Attachments
+from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.paths import Change, PathInfo
@@ -359,6 +361,9 @@ async def open_local_services(state: Path) -> AsyncGenerator[Services]:
                     zones=zones,
                     images=LocalImages(),
                     volumes=Volumes(VolumeStore(state / "volumes")),
+                    networks=Attachments(
+                        NetworkStore(state / "networks", state / "leases", configurations=state / "cni"), state / "run"
+                    ),
                     kernels=LocalKernels(),
                     spool=prepare_spool(state),
                 )
