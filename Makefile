@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO := src/zonal/api/control.proto
 STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
 
-.PHONY: run test test-unit test-lab lint format bench bench-storage soak setup setup-dev clean
+.PHONY: run test test-unit test-lab lint format bench bench-storage bench-network soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -35,6 +35,9 @@ bench: setup
 
 bench-storage: setup
 	$(BIN)/python -m benchmarks.storage $(BENCH)
+
+bench-network: setup
+	$(BIN)/python -m benchmarks.network $(BENCH)
 
 # 500 runs one after another, and nothing may be left of any of them; ten minutes of pulls, runs and prunes at once.
 soak: setup-dev

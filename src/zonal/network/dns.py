@@ -9,6 +9,10 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
+LOCK: Final = "resolver.lock"
+UPSTREAM: Final = "upstream"
+SUFFIX: Final = ".json"
+"""Files of the resolver's folder: here, since its process imports little."""
 A: Final = 1
 PTR: Final = 12
 AAAA: Final = 28

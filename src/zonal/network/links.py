@@ -7,12 +7,13 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from zonal.network.netlink import Netlink, NetlinkError, attribute, parse_attributes, text, u32
+from zonal.network.netlink import Netlink, NetlinkError, attribute, nested, parse_attributes, text, u32
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _MESSAGE = struct.Struct("=BBHiII")
 """struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change."""
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
+_IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
 _IFF_UP = 1
 
 
@@ -50,6 +51,16 @@ def set_mtu(netlink: Netlink, index: int, mtu: int) -> None:
     netlink.request(_RTM_NEWLINK, _message(index) + u32(_IFLA_MTU, mtu))
 
 
+def silence_link(netlink: Netlink, index: int) -> None:
+    """Has the kernel give it no address of its own, and so say nothing by it."""
+    mode = nested(_IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, b"\1")))
+    try:
+        netlink.request(_RTM_NEWLINK, _message(index) + mode)
+    except NetlinkError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # a kernel without IPv6 says nothing anyway
+            raise
+
+
 def move_link(netlink: Netlink, index: int, namespace: int) -> None:
     """Puts it into the namespace that is open as ``namespace``. Raises ``NetlinkError``."""
     netlink.request(_RTM_NEWLINK, _message(index) + u32(_IFLA_NET_NS_FD, namespace))
@@ -67,11 +78,6 @@ def delete_link(netlink: Netlink, name: str) -> None:
 def mac_bytes(mac: str) -> bytes:
     """The six bytes of ``00:16:3e:…``."""
     return bytes.fromhex(mac.replace(":", ""))
-
-
-def mac_attribute(mac: str) -> bytes:
-    """IFLA_ADDRESS."""
-    return attribute(_IFLA_ADDRESS, mac_bytes(mac))
 
 
 def _message(index: int, flags: int = 0, change: int = 0) -> bytes:

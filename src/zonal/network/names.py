@@ -19,11 +19,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from zonal.network.dns import LOCK, SUFFIX, UPSTREAM
+
 log = logging.getLogger(__name__)
 
-LOCK = "resolver.lock"
-UPSTREAM = "upstream"
-SUFFIX = ".json"
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _MAX_SERVERS = 3
 """resolv.conf(5): MAXNS"""

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any
 
 from zonal.network import dns
-from zonal.network.names import LOCK, SUFFIX, UPSTREAM
+from zonal.network.dns import LOCK, SUFFIX, UPSTREAM
 
 PORT = 53
 MAX_WAITING, MAX_WAITING_EACH = 512, 64

@@ -23,7 +23,7 @@ from zonal.errors import NotFoundError, UnavailableError
 from zonal.network import namespaces
 from zonal.network.admission import admission_program, link_local
 from zonal.network.attachments import INTERFACE, Attachment, Attachments
-from zonal.network.links import find_link, move_link, set_link_up, set_mtu
+from zonal.network.links import find_link, move_link, set_link_up, set_mtu, silence_link
 from zonal.network.names import upstream_servers
 from zonal.network.netlink import Netlink
 from zonal.network.networks import BRIDGE_PREFIX, NONE
@@ -169,6 +169,7 @@ class ZoneNetwork:
             join(netlink, inner.index, outer.index, admission_program(attachment.mac, [*addresses, own]))
             if attachment.mtu < _DEFAULT_MTU:
                 set_mtu(netlink, inner.index, attachment.mtu)
+            silence_link(netlink, inner.index)
             set_link_up(netlink, inner.index)
 
     async def _close(self, leaving: Callable[[], bool]) -> None:
