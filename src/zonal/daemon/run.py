@@ -19,10 +19,11 @@ from zonal.daemon.network_spec import resolve_network
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import resolve_spec, terminal_size
 from zonal.daemon.services import ImageFinder
-from zonal.errors import AlreadyExistsError, InvalidInputError, UnavailableError
+from zonal.errors import InvalidInputError, UnavailableError
 from zonal.network.networks import NetworkStore
 from zonal.zones.names import make_name
 from zonal.zones.spec import RunningZone, ZoneService, ZoneSpec
+from zonal.zones.state import NameTakenError
 
 MAX_CHUNK = 64 << 10
 """Bytes of output in one reply."""
@@ -77,7 +78,7 @@ class RunCall:
         for attempt in range(_NAME_TRIES):
             try:
                 return await self._zones.run(spec, arrived_ns=arrived_ns)
-            except AlreadyExistsError:
+            except NameTakenError:
                 # A made-up name may be taken; then another is made up.
                 if request.name or attempt == _NAME_TRIES - 1:
                     self._mounts.discard(spec.mounts)

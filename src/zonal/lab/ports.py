@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 FILE = "forwards.json"
 _NETWORK = "net"
+_ANY = "0.0.0.0"
 _LINE = re.compile(r"\s*(TCP|UDP)\[HOST_FORWARD\]\s+\S+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s")
 
 
@@ -86,7 +87,7 @@ async def restore(paths: LabPaths, *, zones_live: bool) -> None:
         return
     kept: list[Forward] = []
     for forward in forwards:
-        with suppress(AlreadyExistsError):
+        with suppress(ZonalError):
             await _add(paths, [forward])
             kept.append(forward)
     _note(paths, kept)
@@ -95,7 +96,7 @@ async def restore(paths: LabPaths, *, zones_live: bool) -> None:
 def parse_forwards(text: str) -> set[Forward]:
     """What QEMU's ``info usernet`` says that it forwards."""
     return {
-        Forward(match[1].lower(), match[2], int(match[3]), int(match[4]))
+        Forward(match[1].lower(), _ANY if match[2] == "*" else match[2], int(match[3]), int(match[4]))
         for match in map(_LINE.match, text.splitlines())
         if match
     }

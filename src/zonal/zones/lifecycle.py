@@ -185,7 +185,7 @@ class ZoneManager:
         record = self._records.find(ref)
         ours = _made_for_mounts(record)
         async with self._files(record) as files:
-            return [change for change in await files.changes() if change.path not in ours]
+            return _without(await files.changes(), ours)
 
     async def layer(self, ref: str, *, pause: bool) -> AsyncIterator[bytes]:
         """See ``ZoneService``."""
@@ -516,6 +516,14 @@ def _made_for_mounts(record: ZoneRecord) -> set[str]:
     """What crun has made for its mounts, which is nobody's change."""
     ours = {f"/etc/{name}" for name in FILES}
     return {"/dev", *ours, *(mount.target for mount in record.spec.mounts), *(a.mount.target for a in record.attached)}
+
+
+def _without(changes: builtins.list[Change], ours: set[str]) -> builtins.list[Change]:
+    """The changes but for ``ours``, and but for a folder that has changed by nothing else than those."""
+    kept = [change for change in changes if change.path not in ours]
+    made = {change.path.rpartition("/")[0] for change in changes if change.path in ours}
+    alone = {folder for folder in made if not any(each.path.startswith(f"{folder}/") for each in kept)}
+    return [change for change in kept if change.path not in alone or change.kind != "C"]
 
 
 def _settle(future: asyncio.Future[None] | asyncio.Future[ExitResult], failure: BaseException) -> None:

@@ -32,6 +32,10 @@ CREATE TABLE zones (
 _UNIQUE_NAME = "zones.name"
 
 
+class NameTakenError(AlreadyExistsError):
+    """Another zone has the name; one that was made up can be made up anew."""
+
+
 class ZoneStore:
     """The records. Calls are short and synchronous: one small transaction each, without waiting for the disk."""
 
@@ -70,7 +74,7 @@ class ZoneStore:
         self.close()
 
     def add(self, record: ZoneRecord) -> None:
-        """Records a new zone. Raises ``AlreadyExistsError`` when its name is taken."""
+        """Records a new zone. Raises ``NameTakenError``."""
         try:
             self._database.execute(
                 "INSERT INTO zones VALUES (?, ?, ?, ?)",
@@ -80,7 +84,7 @@ class ZoneStore:
             if _UNIQUE_NAME not in str(error):
                 raise
             holder = self.find(record.name)
-            raise AlreadyExistsError(
+            raise NameTakenError(
                 f"the name {record.name!r} is in use by zone {holder.id[:SHORT_ID]}",
                 hint=f"choose another with --name, or remove that zone: zonal zone rm -f {record.name}",
             ) from error

@@ -48,7 +48,12 @@ def test_qemus_list_of_forwards_is_read() -> None:
   Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
   TCP[HOST_FORWARD]  14       127.0.0.1 35143       10.0.2.15    22     0     0
   UDP[HOST_FORWARD]  20       127.0.0.1  5353       10.0.2.15    53     0     0
+  TCP[HOST_FORWARD]  19               *  8080       10.0.2.15  8080     0     0
   TCP[ESTABLISHED]   21       127.0.0.1 35143       10.0.2.15    22     0     0
   ICMP[10 sec]       22       10.0.2.15   162        10.0.2.2     0     0     0
 """
-    assert parse_forwards(said) == {Forward("tcp", "127.0.0.1", 35143, 22), Forward("udp", "127.0.0.1", 5353, 53)}
+    assert parse_forwards(said) == {
+        Forward("tcp", "127.0.0.1", 35143, 22),
+        Forward("udp", "127.0.0.1", 5353, 53),
+        Forward("tcp", "0.0.0.0", 8080, 8080),
+    }

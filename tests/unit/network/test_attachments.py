@@ -48,7 +48,9 @@ def test_zones_of_a_network_are_known_by_name_there_and_nowhere_else(seen: dict[
     assert seen["dns"]["aaaa over v6"] == [0, 1, v6]
     assert seen["dns"]["nobody"][0] == 3
     assert seen["dns"]["reverse"][:2] == [0, 1]
-    assert seen["dns"]["outside"][0] == 2, "nobody to ask here: it says so, and at once"
+    assert seen["dns"]["over tcp"] == [0, 1, v4]
+    assert seen["dns"]["outside"] == seen["dns"]["outside over tcp"] == [0, 1, "c0000235"]
+    assert seen["outside of an internal network"] == [5, 0, ""]
     assert seen["other network"][0] == 3
     assert seen["other network's server"] == ["no answer"]
 

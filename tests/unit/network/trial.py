@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from zonal.network.ports import Port
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 FOLDER = Path("/run/zonal")
+ELSEWHERE = "192.0.2.53"
 
 
 def shell(line: str) -> str:
@@ -50,12 +52,46 @@ def opened() -> Attachments:
     return Attachments(store, FOLDER)
 
 
-def ask(attachment: Attachment, name: str, kind: int, server: str) -> list[Any]:
+def serve_outside() -> None:
+    """The host's name server: everything it is asked for has one address."""
+
+    def reply_to(message: bytes) -> bytes:
+        question = dns.parse_question(message)
+        assert question is not None
+        return dns.answer(question, [dns.address_record(ELSEWHERE)])
+
+    def udp() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+            link.bind(("127.0.0.1", 53))
+            while True:
+                message, client = link.recvfrom(4096)
+                link.sendto(reply_to(message), client)
+
+    def tcp() -> None:
+        with socket.create_server(("127.0.0.1", 53)) as listener:
+            while True:
+                link, _ = listener.accept()
+                with link:
+                    reply = reply_to(link.recv(4096)[2:])
+                    link.sendall(len(reply).to_bytes(2, "big") + reply)
+
+    for work in (udp, tcp):
+        threading.Thread(target=work, daemon=True).start()
+
+
+def ask(attachment: Attachment, name: str, kind: int, server: str, *, tcp: bool = False) -> list[Any]:
     """What a zone gets for a question: the code, and how many answers with which first address."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     message = struct.pack("!6H", 9, 0x100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", kind, 1)
 
+    def over_tcp() -> bytes:
+        with socket.create_connection((server, 53), timeout=5) as link:
+            link.sendall(len(message).to_bytes(2, "big") + message)
+            return link.recv(4096)[2:]
+
     def work() -> list[Any]:
+        if tcp:
+            return told(over_tcp())
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as link:
             link.settimeout(0.5)
@@ -68,6 +104,9 @@ def ask(attachment: Attachment, name: str, kind: int, server: str) -> list[Any]:
                     time.sleep(0.1)
             else:
                 return ["no answer"]
+        return told(reply)
+
+    def told(reply: bytes) -> list[Any]:
         count = int.from_bytes(reply[6:8], "big")
         size = {dns.A: 4, dns.AAAA: 16}.get(kind, 0)
         address = reply[-size:] if count and size else b""
@@ -86,6 +125,8 @@ async def fails(work: Any) -> str:
 
 async def main() -> None:
     seen: dict[str, Any] = {}
+    shell("ip link set lo up")
+    serve_outside()
     attachments = opened()
     await attachments.recover([])
     held = Port(80, 8080)
@@ -110,6 +151,8 @@ async def main() -> None:
         "by id": ask(one, TWO[:12], dns.A, gateways[0]),
         "nobody": ask(one, "nobody", dns.A, gateways[0]),
         "outside": ask(one, "example.org", dns.A, gateways[0]),
+        "outside over tcp": ask(one, "example.org", dns.A, gateways[0], tcp=True),
+        "over tcp": ask(one, "two", dns.A, gateways[0], tcp=True),
         "reverse": ask(one, dns.reverse_name(str(two.addresses[0].ip)), dns.PTR, gateways[0]),
     }
     seen["address of two"] = [address.ip.packed.hex() for address in two.addresses]
@@ -117,13 +160,16 @@ async def main() -> None:
     # One that is refused leaves nothing.
     before = left()
     seen["port taken"] = await fails(attachments.attach(THREE, "three", "zonal", "00:16:3e:00:00:03", [held]))
-    attachments.networks.create("tiny", subnets=["10.9.0.0/29"])
+    attachments.networks.create("tiny", subnets=["10.9.0.0/29"], internal=True)
     small = [
         await attachments.attach(f"{n}" * 64, f"small{n}", "tiny", f"00:16:3e:00:01:0{n}", []) for n in range(4, 9)
     ]
     seen["full"] = await fails(attachments.attach(THREE, "three", "tiny", "00:16:3e:00:00:03", []))
     seen["in use"] = await fails(attachments.remove_network("tiny"))
     seen["other network"] = ask(small[0], "two", dns.A, attachments.networks.find("tiny").gateways[0])
+    seen["outside of an internal network"] = ask(
+        small[0], "example.org", dns.A, attachments.networks.find("tiny").gateways[0]
+    )
     seen["other network's server"] = ask(small[0], "two", dns.A, gateways[0])
     for each in small:
         await attachments.detach(each.zone)
@@ -163,5 +209,8 @@ if __name__ == "__main__":
         kind = b"sysfs" if place == b"/sys" else b"tmpfs"
         if libc.mount(b"none", place, kind, 0, None):
             raise OSError(ctypes.get_errno(), f"mount {place!r}")
+    Path("/run/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    if libc.mount(b"/run/resolv.conf", os.path.realpath("/etc/resolv.conf").encode(), None, 4096, None):
+        raise OSError(ctypes.get_errno(), "mount resolv.conf")
     os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     asyncio.run(main())
