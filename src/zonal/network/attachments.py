@@ -131,11 +131,19 @@ class Attachments:
                 raise UnavailableError(f"the network of zone {name} cannot be made: {error}") from error
             raise
 
-    async def detach(self, zone_id: str) -> None:
-        """Undoes it; a zone that has no network is fine. Never raises for what plugins say: that is logged."""
+    async def detach(self, zone_id: str, *, keep_namespace: bool = False) -> None:
+        """Undoes it; a zone that has no network is fine. Never raises for what plugins say: that is logged.
+
+        ``keep_namespace``: whether the caller removes that by ``remove_namespace`` later.
+        """
         attachment = self._known.get(zone_id)
         if attachment is not None:
-            await self._undo(attachment)
+            await self._undo(attachment, keep_namespace=keep_namespace)
+
+    @staticmethod
+    def remove_namespace(zone_id: str) -> None:
+        """Removes a zone's namespace; an interface in it that is not virtual goes back to the host's."""
+        namespaces.delete(namespace_of(zone_id))
 
     async def recover(self, alive: Collection[str]) -> None:
         """After a start: takes back what belongs to the zones ``alive``, by their ids, and undoes the rest."""
@@ -237,7 +245,7 @@ class Attachments:
                 await firewall.let_through(network.bridge)
                 self._prepared.add(network.bridge)
 
-    async def _undo(self, attachment: Attachment) -> None:
+    async def _undo(self, attachment: Attachment, *, keep_namespace: bool = False) -> None:
         self._held.release(f"zone {attachment.name}")
         namespace = namespaces.path_of(attachment.namespace)
         path = str(namespace) if namespace.exists() else ""
@@ -253,7 +261,8 @@ class Attachments:
             await asyncio.wait([task])
             raise
         finally:
-            namespaces.delete(attachment.namespace)
+            if not keep_namespace:
+                namespaces.delete(attachment.namespace)
             self._known.pop(attachment.zone, None)
             (self._folder / f"{attachment.zone}.json").unlink(missing_ok=True)
             self._tell_names()

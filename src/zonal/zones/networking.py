@@ -109,7 +109,8 @@ class ZoneNetwork:
     def begin_end(self) -> None:
         """The workload has ended: the network goes, beside what else there is to be done."""
         if self._detaching is None and self._attachments.get(self._spec.id) is not None:
-            self._detaching = asyncio.ensure_future(self._attachments.detach(self._spec.id))
+            # The namespace stays for as long as the vif may be in it: in the host's own a vif has no business.
+            self._detaching = asyncio.ensure_future(self._attachments.detach(self._spec.id, keep_namespace=True))
 
     @staticmethod
     def oci_mounts() -> list[dict[str, object]]:
@@ -186,6 +187,7 @@ class ZoneNetwork:
         self.begin_end()
         if self._detaching is not None:
             await self._detaching
+            self._attachments.remove_namespace(self._spec.id)
 
 
 def network_parameters(spec: ZoneSpec, attachment: Attachment | None, gateways: tuple[str, ...]) -> dict[str, Value]:
