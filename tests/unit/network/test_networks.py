@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, WrongStateError
-from zonal.network.firewall import ruleset
+from zonal.network.firewall import Publication, ruleset
 from zonal.network.networks import DEFAULT, NetworkStore
+from zonal.network.ports import Port
 
 
 @pytest.fixture(name="store")
@@ -108,3 +109,17 @@ def test_the_table_keeps_networks_apart_and_internal_ones_inside(store: NetworkS
     assert f'iifname {{ "{two}" }} oifname != "zn-*" drop' in rules
     assert "ip saddr 10.51.0.0/24" in rules
     assert "10.52.0.0" not in rules
+
+
+def test_published_ports_lead_to_zones_by_the_family_of_their_addresses(store: NetworkStore) -> None:
+    store.create("one", subnets=["10.51.0.0/24"])
+    everywhere, here = Port(80, 8080), Port(53, 5353, "192.0.2.7", "udp")
+    published = [Publication(port, address) for port in (everywhere, here) for address in ("10.51.0.2", "fd00::2")]
+    rules = ruleset(store.own(), published)
+    assert rules.count("fib daddr type local tcp dport 8080 dnat ip to 10.51.0.2:80") == 2, (
+        "arriving, and the host's own"
+    )
+    assert rules.count("fib daddr type local tcp dport 8080 dnat ip6 to [fd00::2]:80") == 2
+    assert rules.count("ip daddr 192.0.2.7 udp dport 5353 dnat ip to 10.51.0.2:53") == 2
+    assert "[fd00::2]:53" not in rules
+    assert 'iifname "zn-*" ip daddr 127.0.0.0/8 drop' in rules
