@@ -183,7 +183,7 @@ class Attachments:
 
     async def remove_network(self, name: str) -> None:
         """Removes a network with its bridge. Raises ``NotFoundError``, and ``WrongStateError`` when it is in use."""
-        network = self.networks.find(name)
+        network = self.networks.find_removable(name)
         if users := self.users(name):
             raise WrongStateError(
                 f"the network {name} is in use by {', '.join(users[:8])}", hint="remove these zones first: zonal rm"

@@ -122,13 +122,18 @@ class NetworkStore:
             raise AlreadyExistsError(f"there is a network {name!r} already", hint="choose another name")
         return self._make(name, subnets, internal=internal, labels=labels or {})
 
-    def remove(self, name: str) -> Network:
-        """Forgets one that nobody uses. Raises ``NotFoundError``, ``WrongStateError``."""
+    def find_removable(self, name: str) -> Network:
+        """By its name. Raises ``NotFoundError``, and ``WrongStateError`` for one that is not to be removed."""
         network = self.find(name)
         if network.source:
             raise WrongStateError(f"the network {name} is the operator's", hint=f"remove {network.source}")
         if name == DEFAULT:
             raise WrongStateError(f"the network {DEFAULT} is always there, and cannot be removed")
+        return network
+
+    def remove(self, name: str) -> Network:
+        """Forgets one that nobody uses. Raises as ``find_removable``."""
+        network = self.find_removable(name)
         self._path(name).unlink()
         shutil.rmtree(self._leases / name, ignore_errors=True)
         return network
