@@ -17,8 +17,6 @@ REQUIRED_MODULES = ("xen-blkfront", "erofs", "xen-evtchn", "xen-gntalloc", "over
 """Without these, built in or as modules, a kernel cannot carry a zone. In the order in which they are wanted."""
 OPTIONAL_MODULES = ("xen-netfront",)
 _DISK_DRIVER = "xen_blkfront"
-_DISK_PARAMETERS = "max_indirect_segments=256"
-"""A request may carry 1 MiB, which is the most that the host's backend takes, and not 128 KiB."""
 
 SYSTEM_DEVICE = "/dev/xvda"
 """Where the zone finds its system image: its first disk."""
@@ -50,7 +48,7 @@ fail "start /sbin/init of the system image"
 """
 # The disks' driver returns only when they are connected, and waits for that: the others are loaded meanwhile.
 _DISKS = """\
-/bin/busybox modprobe {name} {parameters} || echo "zonal: the initrd cannot load the module {name}" >&2 &
+/bin/busybox modprobe {name} || echo "zonal: the initrd cannot load the module {name}" >&2 &
 """
 _OTHERS = """\
 /bin/busybox modprobe -a {names} || fail "load the modules {names}"
@@ -88,7 +86,7 @@ def build_initrd(modules_dir: Path | None, busybox: Path) -> bytes:
 def _init_script(modules: list[str]) -> str:
     lines = ""
     if _DISK_DRIVER in modules:
-        lines += _DISKS.format(name=_DISK_DRIVER, parameters=_DISK_PARAMETERS)
+        lines += _DISKS.format(name=_DISK_DRIVER)
     if others := [name for name in modules if name != _DISK_DRIVER]:
         lines += _OTHERS.format(names=" ".join(others))
     return _INIT.format(
