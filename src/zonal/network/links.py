@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import struct
@@ -15,6 +16,9 @@ _MESSAGE = struct.Struct("=BBHiII")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
 _IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
 _IFF_UP = 1
+_RTMGRP_LINK = 1
+_NEWS = 1 << 16
+"""Bytes read at once of what is told about interfaces; what it says does not matter."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,23 @@ def find_link(netlink: Netlink, name: str) -> Link | None:
     values = parse_attributes(answer[_MESSAGE.size :])
     (mtu,) = struct.unpack("=I", values[_IFLA_MTU])
     return Link(index, name, values.get(_IFLA_ADDRESS, b"").hex(":"), mtu)
+
+
+async def wait_link(name: str) -> Link:
+    """The interface of this process's own namespace with this name, as soon as it is there."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
+        news.setblocking(False)
+        news.bind((0, _RTMGRP_LINK))
+        while True:
+            with Netlink() as netlink:
+                found = find_link(netlink, name)
+            if found is not None:
+                return found
+            try:
+                await asyncio.get_running_loop().sock_recv(news, _NEWS)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more was told than kept: look again
+                    raise
 
 
 def set_link_up(netlink: Netlink, index: int) -> None:

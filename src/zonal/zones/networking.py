@@ -23,7 +23,7 @@ from zonal.errors import NotFoundError, UnavailableError
 from zonal.network import namespaces
 from zonal.network.admission import admission_program, link_local
 from zonal.network.attachments import INTERFACE, Attachment, Attachments
-from zonal.network.links import find_link, move_link, set_link_up, set_mtu, silence_link
+from zonal.network.links import Link, find_link, move_link, set_link_up, set_mtu, silence_link, wait_link
 from zonal.network.names import upstream_servers
 from zonal.network.netlink import Netlink
 from zonal.network.networks import BRIDGE_PREFIX, NONE
@@ -138,10 +138,11 @@ class ZoneNetwork:
     async def _join(self, domain_id: int) -> Attachment:
         assert self._attaching is not None
         device = vif(domain_id, self._interface)
-        await _wait_for_backend(self._host, device.backend)
+        interface = host_interface(domain_id, self._interface)
+        link = await _wait_for_interface(self._host, device.backend, interface)
         attachment = await asyncio.shield(self._attaching)
         try:
-            self._connect(host_interface(domain_id, self._interface), attachment)
+            self._connect(link, attachment)
         except OSError as error:
             raise UnavailableError(
                 f"zone {self._spec.name} cannot be joined to its network: {error}",
@@ -150,18 +151,15 @@ class ZoneNetwork:
         await mark_ready(self._host.store, device)
         return attachment
 
-    def _connect(self, interface: str, attachment: Attachment) -> None:
+    def _connect(self, link: Link, attachment: Attachment) -> None:
         with Netlink() as netlink:
-            link = find_link(netlink, interface)
-            if link is None:
-                raise OSError(f"there is no interface {interface}: is xen-netback loaded?")
             descriptor = os.open(namespaces.path_of(attachment.namespace), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 move_link(netlink, link.index, descriptor)
             finally:
                 os.close(descriptor)
         with self._attachments.netlink(attachment) as netlink:
-            inner, outer = find_link(netlink, interface), find_link(netlink, INTERFACE)
+            inner, outer = find_link(netlink, link.name), find_link(netlink, INTERFACE)
             if inner is None or outer is None:
                 raise OSError("an interface has gone")
             addresses = [address.ip for address in attachment.addresses]
@@ -237,14 +235,18 @@ def hosts_file(spec: ZoneSpec, attachment: Attachment | None, gateways: tuple[st
     return "".join(lines)
 
 
-async def _wait_for_backend(host: XenHost, backend: str) -> None:
-    """Until the kernel's backend has made its interface, which is before the zone's driver has done anything."""
+async def _wait_for_interface(host: XenHost, backend: str, name: str) -> Link:
+    """The interface that the kernel's backend makes, which it does before the zone's driver has done anything.
+
+    The backend says first that it waits, and makes the interface then.
+    """
     try:
         async with asyncio.timeout(TIMEOUT), host.store.watch(f"{backend}/state") as watch:
             async for _ in watch:
                 state = await read_state(host.store, backend)
                 if state >= XenbusState.INIT_WAIT:
-                    return
+                    break
+            return await wait_link(name)
     except TimeoutError as error:
         raise UnavailableError(
             f"the host's kernel makes no interface for {backend} within {TIMEOUT:g} s",

@@ -40,6 +40,7 @@ MODULES: dict[Any, dict[str, str]] = {
         "_IFLA_AF_SPEC": "IFLA_AF_SPEC",
         "_IFLA_INET6_ADDR_GEN_MODE": "IFLA_INET6_ADDR_GEN_MODE",
         "_IFF_UP": "IFF_UP",
+        "_RTMGRP_LINK": "RTMGRP_LINK",
     },
     path: {
         "_RTM_NEWQDISC": "RTM_NEWQDISC",
