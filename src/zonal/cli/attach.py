@@ -1,4 +1,4 @@
-"""One run from the client's side: output to stdout and stderr, input, terminal size and signals to the zone.
+"""A client of a run, a further process or a workload: output to stdout and stderr; input, size and signals to the zone.
 
 The main thread writes output, so that a signal interrupts a blocked write; a thread reads stdin; signals go by calls
 of their own, since on the run's stream they would queue behind input that the workload does not read.
@@ -21,7 +21,7 @@ from zonal.api import control_pb2 as pb
 from zonal.cli.client import CallCancelled, Control, Replies
 from zonal.cli.errors import warn
 from zonal.cli.start import FORWARDED
-from zonal.cli.terminal import DetachKeys, raw_mode, terminal_size
+from zonal.cli.terminal import DETACH_KEYS, DetachKeys, raw_mode, terminal_size
 from zonal.errors import ZonalError
 
 STDIN_CHUNK = 32 << 10
@@ -40,26 +40,60 @@ class Outcome:
     reason: str = ""
     zone_id: str = ""
     name: str = ""
+    exec_id: str = ""
     requested_ns: int = 0
     started_ns: int = 0
     exited_ns: int = 0
     phases: list[pb.Phase] = field(default_factory=list[pb.Phase])
 
 
-def run_attached(control: Control, spec: pb.RunSpec) -> Outcome:
+@dataclass(frozen=True)
+class Manner:
+    """How a client attends to a process."""
+
+    terminal: bool = False
+    stdin: bool = False
+    detach: bool = False
+    """Whether it leaves at the start."""
+    keys: bytes = DETACH_KEYS
+    signals: bool = True
+    """Whether signals are passed on."""
+
+
+def run_attached(control: Control, spec: pb.RunSpec, keys: bytes = DETACH_KEYS) -> Outcome:
     """Runs to the workload's end, or with ``spec.detach`` to its start. Raises ``ZonalError``."""
-    return _Run(control, spec).go()
+    manner = Manner(terminal=spec.terminal, stdin=spec.stdin and not spec.detach, detach=spec.detach, keys=keys)
+    if spec.terminal:
+        spec.terminal_size.CopyFrom(_size_message())
+    return _Client(control, "Run", pb.RunRequest(spec=spec), manner).go()
 
 
-class _Run:
-    def __init__(self, control: Control, spec: pb.RunSpec) -> None:
+def exec_attached(control: Control, spec: pb.ExecSpec, keys: bytes) -> Outcome:
+    """A further process in a zone, to its end, or with ``spec.detach`` to its start. Raises ``ZonalError``."""
+    manner = Manner(terminal=spec.terminal, stdin=spec.stdin, detach=spec.detach, keys=keys)
+    if spec.terminal:
+        spec.terminal_size.CopyFrom(_size_message())
+    return _Client(control, "Exec", pb.RunRequest(exec=spec), manner).go()
+
+
+def attach(control: Control, spec: pb.AttachSpec, manner: Manner) -> Outcome:
+    """The workload of a zone that runs, from now to its end. Raises ``ZonalError``."""
+    if manner.terminal:
+        spec.terminal_size.CopyFrom(_size_message())
+    return _Client(control, "Attach", pb.RunRequest(attach=spec), manner).go()
+
+
+class _Client:
+    def __init__(self, control: Control, method: str, first: pb.RunRequest, manner: Manner) -> None:
         self._control = control
-        self._spec = spec
+        self._method = method
+        self._first = first
+        self._manner = manner
         self._outcome = Outcome(requested_ns=time.monotonic_ns())
         self._requests: queue.SimpleQueue[pb.RunRequest] = queue.SimpleQueue()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stdin_room = threading.Semaphore(STDIN_AHEAD)
-        self._keys = DetachKeys()
+        self._keys = DetachKeys(manner.keys)
         self._interrupts = 0
         self._last_signal = 0
         self._broken = False
@@ -67,12 +101,11 @@ class _Run:
         self._replies: Replies[pb.RunReply] | None = None
 
     def go(self) -> Outcome:
-        if self._spec.terminal:
-            self._spec.terminal_size.CopyFrom(_size_message())
-        self._requests.put(pb.RunRequest(spec=self._spec))
+        self._requests.put(self._first)
         with ExitStack() as stack:
-            stack.enter_context(_handling(FORWARDED, self._on_signal))
-            self._replies = self._control.run(self._take_requests())
+            if self._manner.signals:
+                stack.enter_context(_handling(FORWARDED, self._on_signal))
+            self._replies = self._control.converse(self._method, self._take_requests(), pb.RunReply)
             stack.callback(self._replies.cancel)
             try:
                 for reply in self._replies:
@@ -98,16 +131,17 @@ class _Run:
         outcome = self._outcome
         outcome.started_ns = time.monotonic_ns()
         outcome.zone_id, outcome.name = started.zone_id, started.name
+        outcome.exec_id = started.exec_id
         outcome.phases = list(started.phases)
-        if self._spec.detach:
+        if self._manner.detach:
             return
         threading.Thread(target=self._send_signals, daemon=True).start()
-        if self._spec.terminal:
+        if self._manner.terminal:
             stack.enter_context(_handling((signal.SIGWINCH,), self._on_resize))
             # The size may have changed while the zone booted.
             self._on_resize(signal.SIGWINCH, None)
-        if self._spec.stdin:
-            if self._spec.terminal and os.isatty(0):
+        if self._manner.stdin:
+            if self._manner.terminal and os.isatty(0):
                 stack.enter_context(raw_mode(0))
             threading.Thread(target=self._read_stdin, daemon=True).start()
 
@@ -121,6 +155,9 @@ class _Run:
     def _on_cancelled(self) -> None:
         if self._keys.detached:
             return
+        if self._broken:
+            self._outcome.status = BROKEN_PIPE
+            return
         self._outcome.status = 128 + (self._last_signal or signal.SIGINT)
         if self._leaving:
             warn(f"left alone; the zone goes on: zonal zone kill {self._outcome.name}")
@@ -133,7 +170,7 @@ class _Run:
                 self._stdin_room.release()
 
     def _read_stdin(self) -> None:
-        raw = self._spec.terminal
+        raw = self._manner.terminal and os.isatty(0)
         while True:
             self._stdin_room.acquire()
             try:
@@ -177,9 +214,9 @@ class _Run:
         while True:
             number = self._signals.get()
             try:
-                self._control.call(
-                    "KillZone", pb.KillZoneRequest(zone=self._outcome.zone_id, signal=number), pb.KillZoneReply
-                )
+                outcome = self._outcome
+                request = pb.KillZoneRequest(zone=outcome.zone_id, signal=number, exec_id=outcome.exec_id)
+                self._control.call("KillZone", request, pb.KillZoneReply)
             except (ZonalError, CallCancelled, ValueError):
                 # It has ended meanwhile, or the connection has; the run's own stream tells that.
                 continue
@@ -193,7 +230,10 @@ class _Run:
             # Nobody reads any more. A pipe's writer would be ended by SIGPIPE; so is the workload, whose first
             # process the kernel shields from every signal but SIGKILL.
             self._broken = True
-            self._signals.put(signal.SIGKILL)
+            if self._method == "Attach":
+                self._cancel()  # others may be listening to it
+            else:
+                self._signals.put(signal.SIGKILL)
 
     def _cancel(self) -> None:
         if self._replies:

@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.message import Message
 
 from zonal import errors
-from zonal.api import control_pb2 as pb
 from zonal.errors import UnavailableError, ZonalError
 
 Request = TypeVar("Request", bound=Message)
@@ -77,10 +76,6 @@ class Control:
         """A call with streams both ways."""
         method = self._channel.stream_stream(_SERVICE + name, _serialise, _parser(reply))
         return _Replies(method(iter(requests)))
-
-    def run(self, requests: Iterable[pb.RunRequest]) -> Replies[pb.RunReply]:
-        """The call behind ``zonal run``."""
-        return self.converse("Run", requests, pb.RunReply)
 
 
 class _Replies(Replies[Reply]):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 from zonal.cli.errors import printable
 from zonal.errors import InvalidInputError
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DURATION = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)"
+_DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def parse_size(text: str) -> int:
@@ -31,6 +34,37 @@ def show_size(size: int) -> str:
         if value < 1023.95:
             break
     return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+
+
+def parse_time(text: str, now_ns: int | None = None) -> int:
+    """A moment as docker takes it, in ns since the epoch.
+
+    RFC 3339 (of this machine's zone where it names none), seconds since the epoch, or how long ago (``1h30m``).
+    Raises ``InvalidInputError``.
+    """
+    wrong = InvalidInputError(
+        f"{text!r} is not a time", hint="such as 2026-01-02T15:04:05Z, 1767366245.5, or 10m for ten minutes ago"
+    )
+    if match := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?", text, re.ASCII):
+        return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    if re.fullmatch(rf"(?:{_DURATION})+", text, re.ASCII):
+        return max(0, (now_ns or time.time_ns()) - parse_duration(text))
+    match = re.fullmatch(r"([0-9T:-]+)(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?", text, re.ASCII)
+    if not match:
+        raise wrong
+    try:
+        moment = datetime.fromisoformat(match[1] + (match[3] or "").replace("Z", "+00:00"))
+        return int(moment.timestamp()) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    except (ValueError, OverflowError) as error:
+        raise wrong from error
+
+
+def parse_duration(text: str) -> int:
+    """``1h30m``, ``90s`` or ``500ms`` in ns, as Go writes it. Raises ``InvalidInputError``."""
+    if not re.fullmatch(rf"(?:{_DURATION})+", text, re.ASCII):
+        raise InvalidInputError(f"{text!r} is not a duration", hint="such as 30s, 5m or 1h30m")
+    parts = re.finditer(_DURATION, text, re.ASCII)
+    return sum(int(float(part[1]) * _DURATION_UNITS[part[2]]) for part in parts)
 
 
 def show_age(then_ns: int, now_ns: int | None = None) -> str:

@@ -22,6 +22,8 @@ _INTERRUPTED = 130
 
 _COMMANDS = {
     "run": ("zonal.cli.run:run", "Run a command in a new zone."),
+    "exec": ("zonal.cli.exec:exec_command", "Run a command in a zone that runs."),
+    "attach": ("zonal.cli.exec:attach_command", "Take part in the workload of a zone that runs."),
     "ps": ("zonal.cli.zone:list_zones", "List zones (zone ls)."),
     "logs": ("zonal.cli.zone:logs", "Show a workload's output (zone logs)."),
     "stop": ("zonal.cli.zone:stop", "Stop zones (zone stop)."),

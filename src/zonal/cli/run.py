@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
 from zonal.cli.published import published
 from zonal.cli.registry import tls_option
+from zonal.cli.terminal import detach_keys_option, parse_detach_keys
 from zonal.cli.timing import Stopwatch
 from zonal.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
+    from zonal.api import control_pb2 as pb
     from zonal.cli.attach import Outcome
 
 MAX_CPUS = 64
@@ -87,6 +90,8 @@ class _RunCommand(click.Command):
 @click.option("--storage-size", default="", metavar="SIZE", help="Of the disk for what is written; 10G by default.")
 @click.option("--read-only", is_flag=True, help="No writing to the image's files.")
 @click.option("--stop-signal", default="", metavar="SIGNAL", help="Instead of the image's, or SIGTERM.")
+@click.option("--log-opt", "log_options", multiple=True, metavar="NAME=VALUE", help="max-size=10m, max-file=3.")
+@detach_keys_option
 @click.option("--timing", metavar="[=json]", help="Show where the time went; =json for programs.")
 @host_option
 @lab_option
@@ -116,6 +121,8 @@ def run(
     storage_size: str,
     read_only: bool,
     stop_signal: str,
+    log_options: tuple[str, ...],
+    detach_keys: str,
     timing: str | None,
     host: str | None,
     lab: str | None,
@@ -127,9 +134,8 @@ def run(
     stopwatch = Stopwatch()
     if timing not in (None, *_TIMINGS):
         raise InvalidInputError(f"--timing={timing} is unknown", hint="--timing or --timing=json")
-    if detach and (interactive or tty):
-        raise InvalidInputError("-d goes with neither -i nor -t", hint="leave out one of them")
-    if interactive and tty and not os.isatty(0):
+    keys = parse_detach_keys(detach_keys)
+    if interactive and tty and not detach and not os.isatty(0):
         raise InvalidInputError("standard input is not a terminal", hint="leave out -t")
     variables = [line for path in env_file for line in read_env_file(path)] + [variable(text) for text in env]
     memory_bytes = parse_size(memory) if memory else 0
@@ -165,6 +171,7 @@ def run(
         mounts=wanted_mounts,
         network=parse_network(**network),
     )
+    set_log_options(spec, log_options)
     from zonal.cli.attach import run_attached
     from zonal.cli.supply import Supply
 
@@ -187,7 +194,7 @@ def run(
         supplied = 0
         while True:
             try:
-                outcome = run_attached(control, spec)
+                outcome = run_attached(control, spec, keys)
                 break
             except NotFoundError as error:
                 # A missing command or kernel is not found either; only a missing image can be supplied. It may be gone
@@ -205,6 +212,18 @@ def run(
     if timing:
         _show_timing(timing, stopwatch, outcome)
     return outcome.status
+
+
+def set_log_options(spec: pb.RunSpec, options: Sequence[str]) -> None:
+    """``max-size`` and ``max-file``, as docker's log drivers take them. Raises ``InvalidInputError``."""
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "max-size" and parse_size(value):
+            spec.log_max_bytes = parse_size(value)
+        elif name == "max-file" and re.fullmatch(r"[1-9][0-9]{0,3}", value, re.ASCII):
+            spec.log_max_files = int(value)
+        else:
+            raise InvalidInputError(f"--log-opt {option!r} cannot be", hint="such as max-size=10m or max-file=3")
 
 
 def _show_timing(timing: str, stopwatch: Stopwatch, outcome: Outcome) -> None:

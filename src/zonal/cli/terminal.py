@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
+import click
+
+from zonal.errors import InvalidInputError
+
 DETACH_KEYS = b"\x10\x11"
 """Ctrl-P, Ctrl-Q, as docker has them."""
+
+detach_keys_option = click.option(
+    "--detach-keys",
+    default="ctrl-p,ctrl-q",
+    metavar="KEYS",
+    help="What is typed to leave it running; ctrl-p,ctrl-q by default.",
+)
 
 
 @contextmanager
@@ -39,8 +51,10 @@ def terminal_size() -> tuple[int, int]:
 class DetachKeys:
     """Finds the detach keys in what is typed, however it is cut into pieces."""
 
-    def __init__(self) -> None:
-        self._held = b""
+    def __init__(self, keys: bytes = DETACH_KEYS) -> None:
+        """No ``keys`` are never found."""
+        self._keys = keys
+        self._held: bytes = b""
         self.detached = False
 
     def filter(self, data: bytes) -> bytes:
@@ -49,11 +63,32 @@ class DetachKeys:
             return b""
         data = self._held + data
         self._held = b""
-        found = data.find(DETACH_KEYS)
+        if not self._keys:
+            return data
+        found = data.find(self._keys)
         if found >= 0:
             self.detached = True
             return data[:found]
-        if data.endswith(DETACH_KEYS[:1]):
-            self._held = DETACH_KEYS[:1]
-            return data[:-1]
+        # What may be their beginning waits for what is typed next.
+        for length in range(min(len(self._keys) - 1, len(data)), 0, -1):
+            if data.endswith(self._keys[:length]):
+                self._held = data[-length:]
+                return data[:-length]
         return data
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """``ctrl-p,ctrl-q`` as what a terminal sends; empty for none. Raises ``InvalidInputError``."""
+    keys = b""
+    for name in text.split(",") if text else []:
+        control = re.fullmatch(r"ctrl-([a-zA-Z@\[\\\]^_])", name)
+        if control:
+            keys += bytes((ord(control[1].upper()) & 0x1F,))
+        elif len(name) == 1 and name.isascii() and name.isprintable():
+            keys += name.encode()
+        else:
+            raise InvalidInputError(
+                f"{name!r} in --detach-keys {text!r} is no key",
+                hint="a character, or ctrl- with a letter or one of @ [ \\ ] ^ _, such as ctrl-p,ctrl-q",
+            )
+    return keys

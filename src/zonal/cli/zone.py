@@ -9,7 +9,8 @@ import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.errors import show_error
-from zonal.cli.format import shorten, show_age, show_size, show_table
+from zonal.cli.exec import attach_command, exec_command
+from zonal.cli.format import parse_time, shorten, show_age, show_size, show_table
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import show_port
 from zonal.cli.published import forget_ended
@@ -74,15 +75,27 @@ def inspect(zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
 @zone.command("logs")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the workload has ended.")
 @click.option("-n", "--tail", default="all", metavar="LINES", help="Only the last lines; all by default.")
+@click.option("--since", default="", metavar="TIME", help="Only from then on: 2026-01-02T15:04:05Z, or 10m ago.")
+@click.option("--until", default="", metavar="TIME", help="Only until then.")
+@click.option("-t", "--timestamps", is_flag=True, help="Put its time before each line.")
 @click.argument("ref", metavar="ZONE")
 @host_option
 @lab_option
-def logs(follow: bool, tail: str, ref: str, host: str | None, lab: str | None) -> None:
+def logs(
+    follow: bool, tail: str, since: str, until: str, timestamps: bool, ref: str, host: str | None, lab: str | None
+) -> None:
     """Show a workload's output so far."""
     from zonal.api import control_pb2 as pb
 
-    request = pb.ZoneLogsRequest(zone=ref, follow=follow)
-    if tail != "all":
+    request = pb.ZoneLogsRequest(
+        zone=ref,
+        follow=follow,
+        since_ns=parse_time(since) if since else 0,
+        until_ns=parse_time(until) if until else 0,
+        timestamps=timestamps,
+    )
+    # As for docker, what is below zero means all of it.
+    if tail != "all" and not tail.startswith("-"):
         if not (tail.isascii() and tail.isdecimal() and len(tail) < 10):
             raise click.BadParameter(f"{tail!r} is not a number of lines", param_hint="--tail")
         request.tail = int(tail)
@@ -209,6 +222,10 @@ def unmount(ref: str, targets: tuple[str, ...], host: str | None, lab: str | Non
     with zonald(host, lab) as control:
         for target in targets:
             control.call("UnmountInZone", pb.UnmountInZoneRequest(zone=ref, target=target), pb.UnmountInZoneReply)
+
+
+zone.add_command(exec_command)
+zone.add_command(attach_command)
 
 
 def each(refs: tuple[str, ...], action: Callable[[str], object]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from zonal.daemon.exec import ExecCalls
 from zonal.daemon.files import FileCalls
 from zonal.daemon.info import InfoCall
 from zonal.daemon.kernels import KernelCalls
@@ -38,6 +39,7 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
     """The service's handler; once ``stopping`` is set, attached runs end and their zones go on."""
     mounts = Mounts(services.images, services.volumes)
     zones = ZoneCalls(services.zones, mounts)
+    execs = ExecCalls(services.zones, stopping)
     files = FileCalls(services.zones, services.images, services.spool)
     volumes = VolumeCalls(services.volumes)
     images = ImageCalls(services.images, services.spool)
@@ -48,6 +50,8 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
         {
             "Info": InfoCall(services.zones),
             "Run": RunCall(services.zones, services.images, mounts, services.networks.networks, stopping),
+            "Exec": execs.exec,
+            "Attach": execs.attach,
             "ListZones": zones.list,
             "InspectZone": zones.inspect,
             "StopZone": zones.stop,

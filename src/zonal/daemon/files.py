@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from zonal.api import control_pb2 as pb
+from zonal.daemon.attending import MAX_CHUNK
 from zonal.daemon.rpc import Context
-from zonal.daemon.run import MAX_CHUNK
 from zonal.daemon.services import ImageCommitter
 from zonal.daemon.uploads import image_message
 from zonal.errors import InvalidInputError

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from zonal.api import control_pb2 as pb
 from zonal.network.ports import Port
 from zonal.zones.mounts import Mount
-from zonal.zones.spec import Phase, ZoneRecord, ZoneState
+from zonal.zones.spec import Phase, ZoneRecord, ZoneSpec, ZoneState
 
 _STATES = {
     ZoneState.CREATING: pb.ZONE_STATE_CREATING,
@@ -53,6 +53,24 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
 def port_message(port: Port) -> pb.Port:
     """One published port."""
     return pb.Port(host_ip=port.host_ip, host_port=port.host_port, zone_port=port.zone_port, protocol=port.protocol)
+
+
+def config_message(spec: ZoneSpec) -> pb.ZoneConfig:
+    """How a zone was asked for."""
+    return pb.ZoneConfig(
+        env=spec.env,
+        working_directory=spec.cwd,
+        user=spec.user,
+        hostname=spec.hostname,
+        terminal=spec.terminal,
+        stdin=spec.stdin,
+        remove=spec.remove,
+        detach=spec.detach,
+        stop_signal=spec.stop_signal,
+        read_only=spec.read_only,
+        log_max_bytes=spec.log.max_size,
+        log_max_files=spec.log.max_files,
+    )
 
 
 def mount_message(mount: Mount) -> pb.Mount:

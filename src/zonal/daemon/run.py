@@ -12,21 +12,19 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from zonal.api import control_pb2 as pb
-from zonal.api.signals import MAX_SIGNAL
+from zonal.daemon.attending import attend
 from zonal.daemon.messages import phase_messages
 from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.network_spec import resolve_network
 from zonal.daemon.rpc import Context
-from zonal.daemon.run_spec import resolve_spec, terminal_size
+from zonal.daemon.run_spec import resolve_spec
 from zonal.daemon.services import ImageFinder
-from zonal.errors import InvalidInputError, UnavailableError
+from zonal.errors import InvalidInputError
 from zonal.network.networks import NetworkStore
 from zonal.zones.names import make_name
 from zonal.zones.spec import RunningZone, ZoneService, ZoneSpec
 from zonal.zones.state import NameTakenError
 
-MAX_CHUNK = 64 << 10
-"""Bytes of output in one reply."""
 _NAME_TRIES = 20
 
 
@@ -58,7 +56,7 @@ class RunCall:
         try:
             await context.write(pb.RunReply(started=_started(zone)))
             if not spec.detach:
-                await self._attend(zone, requests, context)
+                await attend(zone, requests, context, self._stopping, hint=f"zonal zone logs -f {spec.name}")
         finally:
             if spec.stdin and not spec.terminal:
                 await zone.stdin.close()
@@ -85,52 +83,6 @@ class RunCall:
                     raise
                 spec = replace(spec, name=make_name())
         raise AssertionError("the loop returns or raises")
-
-    async def _attend(self, zone: RunningZone, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:
-        async with asyncio.TaskGroup() as group:
-            helpers = [
-                group.create_task(_feed(zone, requests)),
-                group.create_task(self._leave_when_stopping(zone.record.spec)),
-            ]
-            async for stream, data in zone.output():
-                for begin in range(0, len(data), MAX_CHUNK):
-                    piece = data[begin : begin + MAX_CHUNK]
-                    await context.write(pb.RunReply(stdout=piece) if stream == 1 else pb.RunReply(stderr=piece))
-            result = await zone.wait()
-            exited = pb.Exited(status=result.status, reason=result.reason, phases=phase_messages(result.phases))
-            await context.write(pb.RunReply(exited=exited))
-            for helper in helpers:
-                helper.cancel()
-
-    async def _leave_when_stopping(self, spec: ZoneSpec) -> None:
-        await self._stopping.wait()
-        raise UnavailableError(
-            "zonald is stopping; the zone goes on",
-            hint=f"once it is back: zonal zone logs -f {spec.name}",
-        )
-
-
-async def _feed(zone: RunningZone, requests: AsyncIterator[pb.RunRequest]) -> None:
-    async for request in requests:
-        match request.WhichOneof("request"):
-            case "stdin":
-                await zone.stdin.write(request.stdin)
-            case "stdin_end":
-                await zone.stdin.close()
-            case "resize":
-                await zone.resize(terminal_size(request.resize))
-            case "signal":
-                await zone.signal(checked_signal(request.signal))
-            case _:
-                raise InvalidInputError("after the spec of a run come input, sizes and signals only")
-    await zone.stdin.close()
-
-
-def checked_signal(number: int) -> int:
-    """The number, if Linux has such a signal. Raises ``InvalidInputError``."""
-    if not 1 <= number <= MAX_SIGNAL:
-        raise InvalidInputError(f"there is no signal {number}", hint=f"1 to {MAX_SIGNAL}")
-    return number
 
 
 def _started(zone: RunningZone) -> pb.Started:

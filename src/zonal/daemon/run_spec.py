@@ -16,6 +16,7 @@ from zonal.zones.spec import (
     MIB,
     MIN_MEMORY,
     SHORT_ID,
+    LogLimits,
     TerminalSize,
     ZoneSpec,
 )
@@ -23,6 +24,9 @@ from zonal.zones.spec import (
 PAGE_SIZE = 4096
 MAX_TERMINAL = 65535
 """Rows or columns: what ``struct winsize`` of asm/termios.h holds."""
+MIN_LOG_FILE, MAX_LOG_FILE = 4096, 1 << 30
+"""Bytes."""
+MAX_LOG_FILES = 100
 _DEFAULT_TERMINAL = TerminalSize()
 
 
@@ -36,10 +40,6 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
     hostname = check_hostname(request.hostname) if request.hostname else zone_id[:SHORT_ID]
     memory_bytes = _memory(request.memory_bytes)
     cpus = _cpus(request.cpus)
-    if request.detach and (request.stdin or request.terminal):
-        raise InvalidInputError(
-            "a detached zone has no client to be its terminal or input", hint="leave out -d, or -i and -t"
-        )
     if not request.image:
         raise InvalidInputError("no image is named", hint="zonal image ls lists those that are there")
     image = images.resolve(request.image)
@@ -76,6 +76,7 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         stop_signal=process.stop_signal,
         read_only=request.read_only,
         storage_bytes=_storage(request),
+        log=_log_limits(request),
     )
 
 
@@ -101,6 +102,18 @@ def _storage(request: pb.RunSpec) -> int:
     size = request.storage_bytes or DEFAULT_SIZE
     check_size(size)
     return -(-size // PAGE_SIZE) * PAGE_SIZE
+
+
+def _log_limits(request: pb.RunSpec) -> LogLimits:
+    limits = LogLimits()
+    size, files = request.log_max_bytes or limits.max_size, request.log_max_files or limits.max_files
+    if not MIN_LOG_FILE <= size <= MAX_LOG_FILE:
+        raise InvalidInputError(
+            f"a log file cannot have {size} bytes at most", hint=f"{MIN_LOG_FILE} to {MAX_LOG_FILE // MIB}m"
+        )
+    if files > MAX_LOG_FILES:
+        raise InvalidInputError(f"a log cannot have {files} files", hint=f"1 to {MAX_LOG_FILES}")
+    return LogLimits(size, files)
 
 
 def _memory(size: int) -> int:

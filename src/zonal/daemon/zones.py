@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
-from zonal.daemon.messages import zone_message
+from zonal.daemon.attending import MAX_CHUNK, checked_signal
+from zonal.daemon.messages import config_message, zone_message
 from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.rpc import Context
-from zonal.daemon.run import MAX_CHUNK, checked_signal
 from zonal.errors import InvalidInputError
-from zonal.zones.spec import DEFAULT_STOP_TIMEOUT, ZoneService
+from zonal.zones.spec import DEFAULT_STOP_TIMEOUT, LogQuery, ZoneService
 
 SIGKILL = 9
 MAX_STOP_TIMEOUT = 24 * 3600
@@ -29,7 +29,10 @@ class ZoneCalls:
 
     async def inspect(self, request: pb.ZoneRef, _context: Context) -> pb.Zone:
         """One zone."""
-        return zone_message(await self._zones.find(request.zone))
+        record = await self._zones.find(request.zone)
+        found = zone_message(record)
+        found.config.CopyFrom(config_message(record.spec))
+        return found
 
     async def stop(self, request: pb.StopZoneRequest, _context: Context) -> pb.StopZoneReply:
         """Politely, then by force."""
@@ -40,7 +43,7 @@ class ZoneCalls:
 
     async def kill(self, request: pb.KillZoneRequest, _context: Context) -> pb.KillZoneReply:
         """Any signal; 0 is SIGKILL."""
-        await self._zones.kill(request.zone, checked_signal(request.signal or SIGKILL))
+        await self._zones.kill(request.zone, checked_signal(request.signal or SIGKILL), request.exec_id)
         return pb.KillZoneReply()
 
     async def wait(self, request: pb.ZoneRef, _context: Context) -> pb.WaitZoneReply:
@@ -66,8 +69,16 @@ class ZoneCalls:
 
     async def logs(self, request: pb.ZoneLogsRequest, context: Context) -> None:
         """The workload's output as kept."""
-        tail = request.tail if request.HasField("tail") else None
-        async for stream, data in self._zones.logs(request.zone, follow=request.follow, tail=tail):
+        if request.since_ns < 0 or request.until_ns < 0:
+            raise InvalidInputError("there is no output from before 1970", hint="give a later time")
+        query = LogQuery(
+            follow=request.follow,
+            tail=request.tail if request.HasField("tail") else None,
+            since_ns=request.since_ns,
+            until_ns=request.until_ns,
+            timestamps=request.timestamps,
+        )
+        async for stream, data in self._zones.logs(request.zone, query):
             for begin in range(0, len(data), MAX_CHUNK):
                 piece = data[begin : begin + MAX_CHUNK]
                 await context.write(pb.OutputChunk(stdout=piece) if stream == 1 else pb.OutputChunk(stderr=piece))

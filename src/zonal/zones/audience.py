@@ -1,4 +1,4 @@
-"""Who listens to a workload's output as it comes: one client at the most, behind a bounded buffer."""
+"""Who listens to a workload's output as it comes: clients, each behind a bounded buffer."""
 
 from __future__ import annotations
 
@@ -13,29 +13,42 @@ MAX_BUFFERED = 1 << 20
 
 
 class Audience:
-    """A buffer between the one who brings output and the one who takes it."""
+    """A buffer between the one who brings output and one who takes it."""
 
     def __init__(self) -> None:
         self._chunks: deque[OutputChunk] = deque()
         self._size = 0
         self._gone = False
         self._ended = False
+        self._patient = True
         self._changed = asyncio.Event()
 
     @property
     def full(self) -> bool:
         """Whether the listener holds the workload back."""
-        return self._size > MAX_BUFFERED and not self._gone
+        return self._size > MAX_BUFFERED and not self._gone and self._patient
 
     async def put(self, chunk: OutputChunk) -> None:
         """Returns when there is room for more, or nobody listens any more."""
-        if self._gone:
-            return
-        self._chunks.append(chunk)
-        self._size += len(chunk[1])
-        self._notify()
+        self.add(chunk)
+        await self.room()
+
+    def add(self, chunk: OutputChunk) -> None:
+        """Buffers a chunk; ``room`` is to be awaited before the next."""
+        if not self._gone:
+            self._chunks.append(chunk)
+            self._size += len(chunk[1])
+            self._notify()
+
+    async def room(self) -> None:
+        """Returns when there is room for more, or nobody listens any more."""
         while self.full:
             await self._changed.wait()
+
+    def take_all(self) -> None:
+        """From now on it holds nobody back: what comes is known to be little."""
+        self._patient = False
+        self._notify()
 
     def end(self) -> None:
         """No more output will come."""
@@ -64,3 +77,44 @@ class Audience:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class Audiences:
+    """All that listen to one workload; the slowest of them holds it back."""
+
+    def __init__(self) -> None:
+        self._listening: set[Audience] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether somebody holds the workload back."""
+        return any(audience.full for audience in self._listening)
+
+    def join(self) -> Audience:
+        """One more, who hears what comes from now on."""
+        audience = Audience()
+        self._listening.add(audience)
+        return audience
+
+    def leave(self, audience: Audience) -> None:
+        """One less; one that has left before is fine."""
+        audience.leave()
+        self._listening.discard(audience)
+
+    async def put(self, chunk: OutputChunk) -> None:
+        """Returns when all that listen have room for more."""
+        listening = tuple(self._listening)
+        for audience in listening:
+            audience.add(chunk)
+        for audience in listening:
+            await audience.room()
+
+    def end(self) -> None:
+        """No more output will come."""
+        for audience in self._listening:
+            audience.end()
+
+    def drop(self) -> None:
+        """Sends all away."""
+        for audience in tuple(self._listening):
+            self.leave(audience)

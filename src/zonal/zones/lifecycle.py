@@ -27,18 +27,19 @@ from zonal.xen import domctl
 from zonal.xen.console_log import quote_console
 from zonal.xen.domain import HOST_ID, destroy_domain, domain_path, remove_from_store
 from zonal.xen.domctl import DomainInfo
+from zonal.zones.execs import ExecProcess
 from zonal.zones.host import XenHost
 from zonal.zones.live_zone import KILL_TIMEOUT, SIGKILL, STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.log_reading import stream_log
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import Mount, MountKind
 from zonal.zones.networking import FILES
-from zonal.zones.output_log import read_output
 from zonal.zones.paths import Change, PathInfo
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.running import AttachedZone
 from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
-from zonal.zones.spec import ExitResult, HostInfo, OutputChunk, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.spec import ExecSpec, ExitResult, HostInfo, LogQuery, OutputChunk, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources
 
@@ -111,7 +112,8 @@ class ZoneManager:
         self._records.add(
             ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), boot_id=_boot_id())
         )
-        zone = self._zone(spec, clock, attached=not spec.detach)
+        zone = self._zone(spec, clock)
+        audience = None if spec.detach else zone.audiences.join()
         task = self._begin(zone, lambda stack: self._launch(zone, stack))
         try:
             await asyncio.shield(zone.launched)
@@ -120,7 +122,16 @@ class ZoneManager:
             task.cancel()
             await asyncio.wait([task])
             raise
-        return AttachedZone(zone, self._records)
+        return AttachedZone(zone, self._records, audience)
+
+    async def attach(self, ref: str, *, stdin: bool) -> AttachedZone:
+        """See ``ZoneService``."""
+        zone = self._running(self._records.find(ref))
+        return AttachedZone(zone, self._records, zone.audiences.join(), stdin=stdin)
+
+    async def exec(self, ref: str, spec: ExecSpec) -> ExecProcess:
+        """See ``ZoneService``."""
+        return await self._running(self._records.find(ref)).exec(spec)
 
     async def list(self) -> builtins.list[ZoneRecord]:
         """See ``ZoneService``."""
@@ -149,10 +160,10 @@ class ZoneManager:
             return self._records.get(record.id)
         return record  # it was run with --rm
 
-    async def kill(self, ref: str, signal: int) -> None:
+    async def kill(self, ref: str, signal: int, exec_id: str = "") -> None:
         """See ``ZoneService``."""
-        record = self._records.find(ref)
-        await self._running(record).signal(signal)
+        zone = self._running(self._records.find(ref))
+        await (zone.execs.find(exec_id) if exec_id else zone).signal(signal)
 
     async def wait(self, ref: str) -> ExitResult:
         """See ``ZoneService``."""
@@ -247,15 +258,11 @@ class ZoneManager:
         if volumes:
             self._remove_anonymous(record.spec)
 
-    async def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
+    async def logs(self, ref: str, query: LogQuery) -> AsyncIterator[OutputChunk]:
         """See ``ZoneService``."""
         record = self._records.find(ref)
         zone = self._live.get(record.id)
-        if follow and zone is not None and zone.output_log is not None:
-            async for chunk in zone.output_log.follow(tail):
-                yield chunk
-            return
-        for chunk in read_output(self._zone_folder(record.id), tail=tail):
+        async for chunk in stream_log(self._zone_folder(record.id), query, zone.output_log if zone else None):
             yield chunk
 
     async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
@@ -314,7 +321,7 @@ class ZoneManager:
             reason = "its domain was gone when zonald started" if same else "the host was restarted"
             self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
             return
-        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()), attached=False)
+        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
         domain_id = info.domain_id
         port = await self._host.store.read_int(f"{domain_path(domain_id)}/console/port", 1, 1 << 20)
         epoch = os.urandom(8).hex()
@@ -327,7 +334,7 @@ class ZoneManager:
 
         self._begin(zone, take_over)
 
-    def _zone(self, spec: ZoneSpec, clock: PhaseClock, *, attached: bool) -> LiveZone:
+    def _zone(self, spec: ZoneSpec, clock: PhaseClock) -> LiveZone:
         return LiveZone(
             self._host,
             self._records,
@@ -337,7 +344,7 @@ class ZoneManager:
             storage=self._storage,
             attachments=self._attachments,
             agent_timeout=self._agent_timeout,
-            attached=attached,
+            lives=self._lives,
         )
 
     def _begin(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
@@ -389,8 +396,7 @@ class ZoneManager:
             _settle(zone.launched, failure or RuntimeError("the launch ended without a word"))
             zone.ended.cancel()
             return
-        if zone.audience is not None:
-            zone.audience.end()
+        zone.audiences.end()
         if result is not None and failure is not None:
             log.error("zone %s: not all that it held could be given back: %r", zone.spec.name, failure)
         if result is None:

@@ -35,7 +35,8 @@ from zonal.xen.console_log import ConsoleLog
 from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
 from zonal.xen.domctl import DomainLimits
-from zonal.zones.audience import Audience
+from zonal.zones.audience import Audiences
+from zonal.zones.execs import ExecProcess, Execs
 from zonal.zones.host import XenHost
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.networking import ZoneNetwork
@@ -45,7 +46,7 @@ from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
-from zonal.zones.spec import ExitResult, TerminalSize, ZoneSpec
+from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec
 from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources, ZoneStorage
 
@@ -98,15 +99,19 @@ class LiveZone:
         storage: StorageSources,
         attachments: Attachments,
         agent_timeout: float,
-        attached: bool,
+        lives: asyncio.TaskGroup,
     ) -> None:
-        """``agent_timeout``: seconds from the domain's first instruction to the agent's HELLO."""
+        """``agent_timeout``: seconds from the domain's first instruction to the agent's HELLO.
+
+        ``lives``: for tasks that go on beside the zone's own.
+        """
         loop = asyncio.get_running_loop()
         self.spec = spec
         self.folder = folder
         self.launched: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[ExitResult] = loop.create_future()
-        self.audience: Audience | None = Audience() if attached else None
+        self.audiences = Audiences()
+        self.execs = Execs(lives, spec, WORKLOAD)
         self.clock = clock
         self.domain_id = 0
         self.leaving = False
@@ -145,7 +150,7 @@ class LiveZone:
         """From nothing to a started workload. Raises a ``ZonalError``; the stack undoes what was done."""
         spec, clock = self.spec, self.clock
         with clock.phase("domain"):
-            self._open_logs(stack)
+            self._open_logs(stack).begin_again()
             self._network.begin(stack, lambda: self.leaving)
             disks: list[Disk] = []
             for name, path in (("xvda", boot.system_image), ("xvdb", image)):
@@ -206,16 +211,17 @@ class LiveZone:
             assert self._output is not None
             kept = self._output.offsets
             session = await self._open_session(stack, epoch, {STDOUT: kept[1], STDERR: kept[2]})
-            await session.greeted(self._agent_timeout)
+            greeting = await session.greeted(self._agent_timeout)
         self._outputs = [
             (1 if number == STDOUT else 2, reader)
             for number, reader in session.outputs.items()
             if number in (STDOUT, STDERR)
         ]
         stdin = session.inputs.get(STDIN)
-        if stdin is not None and not self.spec.terminal:
+        if stdin is not None and not self.spec.terminal and not self.spec.detach:
             stdin.end()  # whoever wrote to it is gone with the daemon of then
         self.stdin = stdin
+        self.execs.take_over(session, greeting.workloads)
 
     async def until_end(self) -> ExitResult:
         """Carries the output until the workload, or the zone, has ended.
@@ -228,6 +234,7 @@ class LiveZone:
             async with _while_watching(self._watch_domain()):
                 exit_ = await self._carry(self._session)
                 self._network.begin_end()
+                await self.execs.finish()
                 await self._settle(self._session)
         except ZoneFailedError:
             self.clock.add("run", begin, self.clock.now())
@@ -240,6 +247,10 @@ class LiveZone:
     async def signal(self, number: int) -> None:
         """Sends a signal to the workload's first process; to all of them when it is SIGKILL."""
         await self._call("signal", {"id": WORKLOAD, "signal": number, "all": number == SIGKILL})
+
+    async def exec(self, spec: ExecSpec) -> ExecProcess:
+        """Starts a further process in the container; see ``Execs.start``."""
+        return await self.execs.start(self._running_session(), spec)
 
     async def resize(self, size: TerminalSize) -> None:
         """Sets the terminal's size."""
@@ -310,11 +321,12 @@ class LiveZone:
             log.warning("zone %s: what it wrote may not be on its disks: %s", self.spec.name, error)
         self.clock.add("storage", begin, self.clock.now())
 
-    def _open_logs(self, stack: AsyncExitStack) -> None:
+    def _open_logs(self, stack: AsyncExitStack) -> OutputLog:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._output = stack.enter_context(OutputLog(self.folder))
+        self._output = stack.enter_context(OutputLog(self.folder, self.spec.log))
         self._console_log = ConsoleLog(self.folder / "console.log")
         stack.callback(self._console_log.close)
+        return self._output
 
     async def _open_console(self, stack: AsyncExitStack, port: int) -> None:
         assert self._console_log is not None
@@ -354,6 +366,7 @@ class LiveZone:
         except DeadlineError as error:
             raise self._failed(f"its agent did not answer within {self._agent_timeout:g} s") from error
         session = await stack.enter_async_context(open_session(channel, consumed=consumed, timeout=self._agent_timeout))
+        stack.push_async_callback(self.execs.leave)
         self._session = session
         return session
 
@@ -412,8 +425,7 @@ class LiveZone:
         try:
             while data := await reader.read():
                 self._output.append(stream, data)
-                if self.audience is not None:
-                    await self.audience.put((stream, data))
+                await self.audiences.put((stream, data))
                 reader.done(len(data))
         except StreamBrokenError:
             return  # why is told where the session's end is
@@ -423,13 +435,10 @@ class LiveZone:
         while not pump.done():
             before = sum(self._output.offsets.values())
             await asyncio.wait([pump], timeout=DRAIN_TIMEOUT)
-            if not pump.done() and sum(self._output.offsets.values()) == before and not self._held_back():
+            if not pump.done() and sum(self._output.offsets.values()) == before and not self.audiences.full:
                 # A zone that tells of no end; its workload's is known, and so is all the output that there was.
                 pump.cancel()
                 return
-
-    def _held_back(self) -> bool:
-        return self.audience is not None and self.audience.full
 
     async def _watch_domain(self) -> Never:
         """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""

@@ -14,7 +14,7 @@ from zonal.api.signals import parse_signal
 from zonal.errors import InvalidInputError
 from zonal.images.config import ImageConfig
 from zonal.zones.mounts import DEVICE_NUMBERS
-from zonal.zones.spec import ZoneSpec
+from zonal.zones.spec import ExecSpec, ZoneSpec
 
 OCI_VERSION = "1.2.0"
 ROOTFS = "rootfs"
@@ -42,6 +42,14 @@ CAPABILITIES = (
     "CAP_KILL",
     "CAP_AUDIT_WRITE",
 )
+_EVERY = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
+    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT "
+    "SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP "
+    "MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+)
+ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in _EVERY.split())
+"""Those of linux/capability.h, in its order."""
 MASKED_PATHS = (
     "/proc/asound",
     "/proc/acpi",
@@ -102,21 +110,39 @@ def resolve_process(image: ImageConfig, options: ProcessOptions) -> Process:
     command = _command(image, options)
     env = _environment(image.env, options)
     cwd = options.working_directory or image.working_directory
-    if not cwd.startswith("/"):
-        raise InvalidInputError(f"the working directory {cwd!r} is not absolute", hint="begin it with /")
     user = options.user or image.user
-    if user.count(":") > 1 or user.startswith(":"):
-        raise InvalidInputError(f"{user!r} is not a user", hint="name or uid, with :group or :gid or not")
-    for what, text in [("the working directory", cwd), ("the user", user)]:
-        _check_text(what, text)
-    size = sum(len(text.encode()) + 9 for text in (*command, *env))
-    if size > MAX_VECTOR_BYTES:
-        raise InvalidInputError(
-            f"arguments and environment together have {size} bytes, and {MAX_VECTOR_BYTES} can be passed",
-            hint="pass it by standard input instead (-i)",
-        )
+    _check_place(cwd, user)
+    _check_size((*command, *env))
     stop_signal = parse_signal(options.stop_signal) if options.stop_signal else image.stop_signal
     return Process(command=command, env=env, cwd=cwd, user=user, stop_signal=stop_signal)
+
+
+def exec_process(zone: ZoneSpec, spec: ExecSpec) -> dict[str, Any]:
+    """The OCI process object of a further process in a zone's container.
+
+    Its user is root's: the agent resolves the one that is meant. Raises ``InvalidInputError``.
+    """
+    if not spec.command or not spec.command[0]:
+        raise InvalidInputError("no command to run is given", hint="give the program to run after the zone")
+    for argument in spec.command:
+        _check_text("an argument", argument)
+    cwd = spec.cwd or zone.cwd
+    _check_place(cwd, spec.user)
+    env = _joined_environment(("TERM=xterm",) if spec.terminal else (), (*zone.env, *spec.env))
+    _check_size((*spec.command, *env))
+    process: dict[str, Any] = {
+        "terminal": spec.terminal,
+        "user": {"uid": 0, "gid": 0},
+        "args": list(spec.command),
+        "env": list(env),
+        "cwd": cwd,
+        "capabilities": _capabilities(spec.user or zone.user, ALL_CAPABILITIES if spec.privileged else CAPABILITIES),
+        "rlimits": _limits(),
+        "noNewPrivileges": False,
+    }
+    if spec.terminal:
+        process["consoleSize"] = {"height": spec.terminal_size.rows, "width": spec.terminal_size.columns}
+    return process
 
 
 def runtime_config(
@@ -133,8 +159,8 @@ def runtime_config(
         "args": list(spec.command),
         "env": list(spec.env),
         "cwd": spec.cwd,
-        "capabilities": _capabilities(spec.user),
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES[0], "hard": OPEN_FILES[1]}],
+        "capabilities": _capabilities(spec.user, CAPABILITIES),
+        "rlimits": _limits(),
         "noNewPrivileges": False,
     }
     if spec.terminal:
@@ -176,12 +202,15 @@ def _command(image: ImageConfig, options: ProcessOptions) -> tuple[str, ...]:
 
 
 def _environment(image_env: Iterable[str], options: ProcessOptions) -> tuple[str, ...]:
-    variables = {"PATH": DEFAULT_PATH}
-    if options.hostname:
-        variables["HOSTNAME"] = options.hostname
-    if options.terminal:
-        variables["TERM"] = "xterm"
-    for entry in (*image_env, *options.env):
+    standard = [f"PATH={DEFAULT_PATH}"]
+    standard += [f"HOSTNAME={options.hostname}"] if options.hostname else []
+    standard += ["TERM=xterm"] if options.terminal else []
+    return _joined_environment(standard, (*image_env, *options.env))
+
+
+def _joined_environment(standard: Iterable[str], entries: Iterable[str]) -> tuple[str, ...]:
+    variables = dict(entry.split("=", 1) for entry in standard)
+    for entry in entries:
         _check_text("an environment variable", entry)
         key, equals, value = entry.partition("=")
         if not key:
@@ -193,8 +222,12 @@ def _environment(image_env: Iterable[str], options: ProcessOptions) -> tuple[str
     return tuple(f"{key}={value}" for key, value in variables.items())
 
 
-def _capabilities(user: str) -> dict[str, list[str]]:
-    names: list[str] = list(CAPABILITIES)
+def _limits() -> list[dict[str, object]]:
+    return [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES[0], "hard": OPEN_FILES[1]}]
+
+
+def _capabilities(user: str, wanted: Sequence[str]) -> dict[str, list[str]]:
+    names = list(wanted)
     if user.partition(":")[0] in {"", "0", "root"}:
         return {"bounding": names, "effective": names, "permitted": names}
     # crun would keep what is listed across the change of user; docker gives another user than root none of it.
@@ -240,6 +273,24 @@ def _device_rules() -> list[dict[str, object]]:
     for major, minor in DEVICE_NUMBERS:
         rules.append({"allow": True, "type": "b", "major": major, "minor": minor, "access": "rwm"})
     return rules
+
+
+def _check_place(cwd: str, user: str) -> None:
+    if not cwd.startswith("/"):
+        raise InvalidInputError(f"the working directory {cwd!r} is not absolute", hint="begin it with /")
+    if user.count(":") > 1 or user.startswith(":"):
+        raise InvalidInputError(f"{user!r} is not a user", hint="name or uid, with :group or :gid or not")
+    for what, text in [("the working directory", cwd), ("the user", user)]:
+        _check_text(what, text)
+
+
+def _check_size(texts: Iterable[str]) -> None:
+    size = sum(len(text.encode()) + 9 for text in texts)
+    if size > MAX_VECTOR_BYTES:
+        raise InvalidInputError(
+            f"arguments and environment together have {size} bytes, and {MAX_VECTOR_BYTES} can be passed",
+            hint="pass it by standard input instead (-i)",
+        )
 
 
 def _check_text(what: str, text: str) -> None:

@@ -1,25 +1,36 @@
-"""A started zone, as the one client holds it that started it."""
+"""A zone that runs, as one client holds it: the one that started it, or one that attached to it since."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from zonal.errors import ZonalError
-from zonal.zones.live_zone import LiveZone
+from zonal.zones.audience import Audience
 from zonal.zones.session_streams import InputWriter, StreamBrokenError
 from zonal.zones.spec import ExitResult, OutputChunk, TerminalSize, ZoneRecord
 from zonal.zones.state import ZoneStore
+
+if TYPE_CHECKING:
+    from zonal.zones.live_zone import LiveZone
 
 
 class AttachedZone:
     """Fulfils ``zonal.zones.spec.RunningZone``."""
 
-    def __init__(self, zone: LiveZone, records: ZoneStore) -> None:
+    def __init__(self, zone: LiveZone, records: ZoneStore, audience: Audience | None, *, stdin: bool = True) -> None:
         self._zone = zone
         self._record = records.get(zone.spec.id)
-        self.stdin = Stdin(zone.stdin)
+        self._audience = audience
+        # One whose zone was started without a client is for all that come, as docker has it.
+        self.stdin = Stdin(zone.stdin if stdin else None, keep_open=zone.spec.terminal or zone.spec.detach)
+
+    @property
+    def id(self) -> str:
+        """See ``RunningProcess``."""
+        return self._record.id
 
     @property
     def record(self) -> ZoneRecord:
@@ -28,8 +39,8 @@ class AttachedZone:
 
     async def output(self) -> AsyncIterator[OutputChunk]:
         """See ``RunningZone``."""
-        if self._zone.audience is not None:
-            async for chunk in self._zone.audience.chunks():
+        if self._audience is not None:
+            async for chunk in self._audience.chunks():
                 yield chunk
 
     async def resize(self, size: TerminalSize) -> None:
@@ -50,15 +61,16 @@ class AttachedZone:
 
     async def detach(self) -> None:
         """See ``RunningZone``."""
-        if self._zone.audience is not None:
-            self._zone.audience.leave()
+        if self._audience is not None:
+            self._zone.audiences.leave(self._audience)
 
 
 class Stdin:
     """Fulfils ``zonal.zones.spec.StdinWriter``; without a stream everything is dropped."""
 
-    def __init__(self, stream: InputWriter | None) -> None:
+    def __init__(self, stream: InputWriter | None, *, keep_open: bool = False) -> None:
         self._stream = stream
+        self._keep_open = keep_open
 
     async def write(self, data: bytes) -> None:
         """See ``StdinWriter``."""
@@ -70,6 +82,6 @@ class Stdin:
 
     async def close(self) -> None:
         """See ``StdinWriter``."""
-        if self._stream is not None:
+        if self._stream is not None and not self._keep_open:
             self._stream.end()
             self._stream = None

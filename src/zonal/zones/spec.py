@@ -73,6 +73,28 @@ class ExitResult:
 
 
 @dataclass(frozen=True)
+class LogLimits:
+    """What a zone's output may take on the disk: ``max_files`` files of ``max_size`` bytes each."""
+
+    max_size: int = 32 * MIB
+    max_files: int = 2
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    """What is wanted of a workload's output; times are wall clock, in ns since the epoch, 0 for no bound."""
+
+    follow: bool = False
+    """Whether to go on until the workload's end."""
+    tail: int | None = None
+    """Only so many of the last lines."""
+    since_ns: int = 0
+    until_ns: int = 0
+    timestamps: bool = False
+    """Whether each line begins with its time."""
+
+
+@dataclass(frozen=True)
 class ZoneSpec:
     """All that is needed to make a zone and start its one workload; every value is checked and resolved."""
 
@@ -110,6 +132,23 @@ class ZoneSpec:
     """Size of the scratch disk, which takes what is written to the root; 0: none, and a layer in memory."""
     mounts: tuple[Mount, ...] = ()
     network: NetworkSpec = NO_NETWORK
+    log: LogLimits = LogLimits()
+
+
+@dataclass(frozen=True)
+class ExecSpec:
+    """A further process in a zone's container; what is empty is as the container has it."""
+
+    command: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    """``K=V``, or ``K`` alone to remove one of the container's."""
+    cwd: str = ""
+    user: str = ""
+    terminal: bool = False
+    terminal_size: TerminalSize = TerminalSize()
+    stdin: bool = False
+    privileged: bool = False
+    """Whether it has every capability."""
 
 
 @dataclass(frozen=True)
@@ -173,23 +212,23 @@ class StdinWriter(Protocol):
         ...
 
 
-class RunningZone(Protocol):
-    """A zone whose workload was started, held by the one client that started it."""
+class RunningProcess(Protocol):
+    """A process in a zone and its streams, as one client holds them."""
 
     @property
-    def record(self) -> ZoneRecord:
-        """As of now."""
+    def id(self) -> str:
+        """Of the process: the zone's for its workload."""
         ...
 
     @property
     def stdin(self) -> StdinWriter:
-        """Of the workload; without ``ZoneSpec.stdin`` it is closed already."""
+        """Without one in its spec, it is closed already."""
         ...
 
     def output(self) -> AsyncIterator[OutputChunk]:
-        """The workload's output from its first byte, once; ends when all of it was given out.
+        """The output from the first byte, or from when the client came, once; ends when all of it was given out.
 
-        Nobody asking for the next chunk holds back the workload, within a bounded buffer.
+        Nobody asking for the next chunk holds back the process, within a bounded buffer.
         """
         ...
 
@@ -198,15 +237,24 @@ class RunningZone(Protocol):
         ...
 
     async def signal(self, number: int) -> None:
-        """Sends a Linux signal to the workload; nothing happens once it has ended."""
+        """Sends a Linux signal to the process; nothing happens once it has ended."""
         ...
 
     async def wait(self) -> ExitResult:
-        """The workload's end. Raises ``ZoneFailedError`` if the zone's kernel or agent failed first."""
+        """The end of the process. Raises ``ZoneFailedError`` if the zone's kernel or agent failed first."""
         ...
 
     async def detach(self) -> None:
-        """Gives up holding the zone: the workload goes on, its output goes to its log alone."""
+        """Gives up holding it: the process goes on, and a workload's output goes to its log alone."""
+        ...
+
+
+class RunningZone(RunningProcess, Protocol):
+    """A zone whose workload was started."""
+
+    @property
+    def record(self) -> ZoneRecord:
+        """As of the start."""
         ...
 
 
@@ -244,8 +292,26 @@ class ZoneService(Protocol):
         """Stop signal, ``timeout`` seconds, SIGKILL; returns when the domain is gone. A zone that ended stays so."""
         ...
 
-    async def kill(self, ref: str, signal: int) -> None:
-        """Sends a signal to the workload. Raises ``WrongStateError`` if it does not run."""
+    async def kill(self, ref: str, signal: int, exec_id: str = "") -> None:
+        """Sends a signal to the workload, or to a further process.
+
+        Raises ``WrongStateError`` if the zone does not run, ``NotFoundError`` when there is no such process.
+        """
+        ...
+
+    async def exec(self, ref: str, spec: ExecSpec) -> RunningProcess:
+        """Starts a further process in a zone's container, which goes on when the call is cancelled.
+
+        Raises ``WrongStateError`` if the zone does not run, ``CommandNotFoundError``, ``CommandNotExecutableError``,
+        ``InvalidInputError`` for a user that the image does not have, ``ResourceExhaustedError``.
+        """
+        ...
+
+    async def attach(self, ref: str, *, stdin: bool) -> RunningZone:
+        """A zone's workload, with its output from now on; without ``stdin`` what is written to it is dropped.
+
+        Raises ``WrongStateError`` if it does not run.
+        """
         ...
 
     async def wait(self, ref: str) -> ExitResult:
@@ -290,8 +356,8 @@ class ZoneService(Protocol):
         """Takes a mount away, also when it is busy. Raises ``NotFoundError`` when none is at ``target``."""
         ...
 
-    def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
-        """The workload's output as kept; the last ``tail`` lines of it; with ``follow`` until its end."""
+    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[OutputChunk]:
+        """The workload's output as kept."""
         ...
 
     def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:

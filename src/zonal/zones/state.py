@@ -18,7 +18,7 @@ from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, U
 from zonal.network.ports import Port
 from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.network_spec import NetworkSpec
-from zonal.zones.spec import SHORT_ID, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.spec import SHORT_ID, LogLimits, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -180,6 +180,7 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["terminal_size"] = TerminalSize(**values.get("terminal_size", {}))
     values["mounts"] = tuple(_decode_mount(each) for each in values.get("mounts", ()))
     values["network"] = _decode_network(values.get("network", {}))
+    values["log"] = LogLimits(**values.get("log", {}))
     return ZoneSpec(**values)
 
 

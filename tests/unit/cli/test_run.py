@@ -136,7 +136,7 @@ def test_detached(zonal: Zonal) -> None:
         (["--kernel", "/etc/hostname", "local:1"], 125, "hostname"),
         (["--stop-signal", "X", "local:1"], 125, "X"),
         (["-it", "local:1"], 125, "not a terminal"),
-        (["-d", "-i", "local:1"], 125, "-d"),
+        (["--detach-keys", "ctrl-1", "local:1"], 125, "ctrl-1"),
         (["--timing=xml", "local:1"], 125, "xml"),
         (["--no-such-option", "local:1"], 125, "--no-such-option"),
         ([], 125, "IMAGE"),

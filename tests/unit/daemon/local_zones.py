@@ -21,7 +21,7 @@ import termios
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.unit.daemon.local_images import LocalImages, LocalKernels
@@ -33,29 +33,50 @@ from zonal.images.tarwriter import END, file
 from zonal.network.attachments import Attachments
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
+from zonal.zones.audience import Audience, Audiences
+from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Attached, Mount
+from zonal.zones.oci_spec import exec_process
+from zonal.zones.output_log import OutputLog
 from zonal.zones.paths import Change, PathInfo
-from zonal.zones.spec import ExitResult, HostInfo, OutputChunk, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.spec import (
+    ExecSpec,
+    ExitResult,
+    HostInfo,
+    LogQuery,
+    OutputChunk,
+    Phase,
+    TerminalSize,
+    ZoneRecord,
+    ZoneSpec,
+    ZoneState,
+)
 from zonal.zones.state import ZoneStore
 
 READ_SIZE = 32768
-AHEAD = 8
-"""Chunks of output that wait for a reader."""
 
 
-class LocalZone:
-    """One process, as a ``RunningZone``."""
+@dataclass(frozen=True)
+class LocalCommand:
+    """What a process is to be."""
 
-    def __init__(self, zones: LocalZones, spec: ZoneSpec, arrived_ns: int) -> None:
-        self._zones = zones
-        self._arrived_ns = arrived_ns
-        self.spec = spec
-        self.record = zones.store.get(spec.id)
-        self.log: list[OutputChunk] = []
-        self._chunks: asyncio.Queue[OutputChunk | None] = asyncio.Queue(AHEAD)
-        self._attached = not spec.detach
-        self._detached = asyncio.Event()
+    command: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    terminal: bool
+    terminal_size: TerminalSize
+    stdin: bool
+
+
+class LocalProcess:
+    """One process, as a ``RunningProcess``, with any number of clients."""
+
+    def __init__(self, group: asyncio.TaskGroup, wanted: LocalCommand) -> None:
+        self._group = group
+        self._wanted = wanted
+        self._audiences = Audiences()
         self._master = -1
+        self.log: list[OutputChunk] = []
         self.ended = asyncio.Event()
         self.result = ExitResult(0)
         self.stdin = LocalStdin()
@@ -63,41 +84,46 @@ class LocalZone:
         """Set whenever there is more in the log."""
 
     async def start(self) -> None:
-        spec = self.spec
-        _check_command(spec.command[0])
+        wanted = self._wanted
+        _check_command(wanted.command[0])
         slave = -1
-        if spec.terminal:
+        if wanted.terminal:
             self._master, slave = os.openpty()
-            self._set_size(spec.terminal_size)
-        streams = (slave,) * 3 if spec.terminal else (asyncio.subprocess.PIPE,) * 3
+            self._set_size(wanted.terminal_size)
+        streams = (slave,) * 3 if wanted.terminal else (asyncio.subprocess.PIPE,) * 3
         try:
             self._process = await asyncio.create_subprocess_exec(
                 # As in a container: no signal is ignored from the start, and a terminal is the session's own.
                 *("env", "--default-signal"),
-                *(["setsid", "--ctty"] if spec.terminal else []),
-                *spec.command,
-                stdin=streams[0] if spec.stdin or spec.terminal else asyncio.subprocess.DEVNULL,
+                *(["setsid", "--ctty"] if wanted.terminal else []),
+                *wanted.command,
+                stdin=streams[0] if wanted.stdin or wanted.terminal else asyncio.subprocess.DEVNULL,
                 stdout=streams[1],
                 stderr=streams[2],
-                env=dict(entry.split("=", 1) for entry in spec.env),
-                cwd=spec.cwd,
-                start_new_session=not spec.terminal,
+                env=dict(entry.split("=", 1) for entry in wanted.env),
+                cwd=wanted.cwd,
+                start_new_session=not wanted.terminal,
             )
         finally:
             if slave >= 0:
                 os.close(slave)
-        if spec.terminal:
+        if wanted.terminal:
             self.stdin = LocalStdin(descriptor=self._master)
             readers: list[Coroutine[None, None, None]] = [self._read_terminal()]
         else:
             self.stdin = LocalStdin(self._process.stdin)
             assert self._process.stdout and self._process.stderr
             readers = [self._read(1, self._process.stdout), self._read(2, self._process.stderr)]
-        self._zones.group.create_task(self._attend(readers))
+        self._group.create_task(self._attend(readers))
 
-    async def output(self) -> AsyncIterator[OutputChunk]:
-        while (chunk := await self._chunks.get()) is not None:
-            yield chunk
+    def join(self) -> Audience:
+        audience = self._audiences.join()
+        if self.ended.is_set():
+            audience.end()
+        return audience
+
+    def leave(self, audience: Audience) -> None:
+        self._audiences.leave(audience)
 
     async def resize(self, size: TerminalSize) -> None:
         if self._master >= 0:
@@ -113,11 +139,15 @@ class LocalZone:
         await self.ended.wait()
         return self.result
 
-    async def detach(self) -> None:
-        self._attached = False
-        self._detached.set()
-        while not self._chunks.empty():
-            self._chunks.get_nowait()
+    def drop_clients(self) -> None:
+        self._audiences.drop()
+
+    def keep(self, chunk: OutputChunk) -> None:
+        """Output has come."""
+
+    def on_end(self, status: int) -> ExitResult:
+        """What is told of an end with ``status``."""
+        return ExitResult(status)
 
     def _set_size(self, size: TerminalSize) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", size.rows, size.columns, 0, 0))
@@ -127,21 +157,9 @@ class LocalZone:
             for reader in readers:
                 group.create_task(reader)
         status = await self._process.wait()
-        end_ns = time.monotonic_ns() - self._arrived_ns
-        phases = (*self.record.phases, Phase("workload", self.record.phases[-1].end_ns, end_ns))
-        self.result = ExitResult(128 - status if status < 0 else status, phases=phases)
-        self._zones.store.update(
-            self.spec.id,
-            state=ZoneState.EXITED,
-            exit_status=self.result.status,
-            finished_ns=time.time_ns(),
-            domain_id=0,
-            phases=phases,
-        )
-        if self.spec.remove:
-            self._zones.store.remove(self.spec.id)
+        self.result = self.on_end(128 - status if status < 0 else status)
         self.ended.set()
-        await self._give(None)
+        self._audiences.end()
 
     async def _read(self, stream: int, source: asyncio.StreamReader) -> None:
         while data := await source.read(READ_SIZE):
@@ -161,18 +179,78 @@ class LocalZone:
 
     async def _take(self, chunk: OutputChunk) -> None:
         self.log.append(chunk)
+        self.keep(chunk)
         self.grown.set()
-        await self._give(chunk)
+        await self._audiences.put(chunk)
 
-    async def _give(self, chunk: OutputChunk | None) -> None:
-        if not self._attached:
-            return
-        async with asyncio.TaskGroup() as group:
-            put = group.create_task(self._chunks.put(chunk))
-            left = group.create_task(self._detached.wait())
-            await asyncio.wait([put, left], return_when=asyncio.FIRST_COMPLETED)
-            put.cancel()
-            left.cancel()
+
+class LocalZone(LocalProcess):
+    """A zone's workload."""
+
+    def __init__(self, zones: LocalZones, spec: ZoneSpec, arrived_ns: int) -> None:
+        wanted = LocalCommand(spec.command, spec.env, spec.cwd, spec.terminal, spec.terminal_size, spec.stdin)
+        super().__init__(zones.group, wanted)
+        self._zones = zones
+        self._arrived_ns = arrived_ns
+        self.spec = spec
+        self.record = zones.store.get(spec.id)
+        self.execs: dict[str, LocalProcess] = {}
+        folder = zones.folder / spec.id
+        folder.mkdir(parents=True, exist_ok=True)
+        self.kept = OutputLog(folder, spec.log)
+        self.kept.begin_again()
+
+    def keep(self, chunk: OutputChunk) -> None:
+        self.kept.append(*chunk)
+
+    def on_end(self, status: int) -> ExitResult:
+        self.kept.close()
+        end_ns = time.monotonic_ns() - self._arrived_ns
+        phases = (*self.record.phases, Phase("workload", self.record.phases[-1].end_ns, end_ns))
+        self._zones.store.update(
+            self.spec.id,
+            state=ZoneState.EXITED,
+            exit_status=status,
+            finished_ns=time.time_ns(),
+            domain_id=0,
+            phases=phases,
+        )
+        if self.spec.remove:
+            self._zones.store.remove(self.spec.id)
+        return ExitResult(status, phases=phases)
+
+
+class LocalClient:
+    """One client of a process."""
+
+    def __init__(self, process: LocalProcess, id: str, audience: Audience | None, stdin: LocalStdin) -> None:
+        self._process = process
+        self._audience = audience
+        self.id = id
+        self.stdin = stdin
+
+    @property
+    def record(self) -> ZoneRecord:
+        assert isinstance(self._process, LocalZone)
+        return self._process.record
+
+    async def output(self) -> AsyncIterator[OutputChunk]:
+        if self._audience is not None:
+            async for chunk in self._audience.chunks():
+                yield chunk
+
+    async def resize(self, size: TerminalSize) -> None:
+        await self._process.resize(size)
+
+    async def signal(self, number: int) -> None:
+        await self._process.signal(number)
+
+    async def wait(self) -> ExitResult:
+        return await self._process.wait()
+
+    async def detach(self) -> None:
+        if self._audience is not None:
+            self._process.leave(self._audience)
 
 
 def _check_command(name: str) -> None:
@@ -186,8 +264,11 @@ def _check_command(name: str) -> None:
 class LocalStdin:
     """A pipe or the terminal's master, as a ``StdinWriter``; a terminal is never closed."""
 
-    def __init__(self, pipe: asyncio.StreamWriter | None = None, *, descriptor: int = -1) -> None:
+    def __init__(
+        self, pipe: asyncio.StreamWriter | None = None, *, descriptor: int = -1, keep_open: bool = False
+    ) -> None:
         self._pipe = pipe
+        self._keep_open = keep_open
         self._descriptor = descriptor
 
     async def write(self, data: bytes) -> None:
@@ -201,15 +282,20 @@ class LocalStdin:
                 return
 
     async def close(self) -> None:
-        if self._pipe is not None:
+        if self._pipe is not None and not self._keep_open:
             self._pipe.close()
+
+    def kept_open(self) -> LocalStdin:
+        """The same, which one client's end does not end."""
+        return LocalStdin(self._pipe, descriptor=self._descriptor, keep_open=True)
 
 
 class LocalZones:
     """Processes of this machine, as a ``ZoneService``."""
 
-    def __init__(self, store: ZoneStore, group: asyncio.TaskGroup) -> None:
+    def __init__(self, store: ZoneStore, group: asyncio.TaskGroup, folder: Path) -> None:
         self.store = store
+        self.folder = folder
         self.group = group
         self._running: dict[str, LocalZone] = {}
         self.hold_launch = asyncio.Event()
@@ -223,7 +309,7 @@ class LocalZones:
     async def host(self) -> HostInfo:
         return HostInfo("4.20.4", "xen-3.0-x86_64", os.cpu_count() or 1, 4 << 30, 1 << 30)
 
-    async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> LocalZone:
+    async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> LocalClient:
         self.store.add(ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), domain_id=7))
         self.changed.set()
         try:
@@ -235,13 +321,43 @@ class LocalZones:
                 started_ns=time.time_ns(),
                 phases=(Phase("launch", 0, time.monotonic_ns() - arrived_ns),),
             )
+            audience = None if spec.detach else zone.join()
             await zone.start()
         except BaseException:
             self.store.remove(spec.id)
             self.changed.set()
             raise
         self._running[spec.id] = zone
-        return zone
+        return LocalClient(zone, spec.id, audience, zone.stdin.kept_open() if spec.detach else zone.stdin)
+
+    def _alive(self, ref: str) -> LocalZone:
+        record = self.store.find(ref)
+        if not record.state.alive:
+            raise WrongStateError(f"zone {record.name} is not running", hint="zonal zone ls lists those that are")
+        return self._running[record.id]
+
+    async def attach(self, ref: str, *, stdin: bool) -> LocalClient:
+        zone = self._alive(ref)
+        theirs = (zone.stdin.kept_open() if zone.spec.detach else zone.stdin) if stdin else LocalStdin()
+        return LocalClient(zone, zone.spec.id, zone.join(), theirs)
+
+    async def exec(self, ref: str, spec: ExecSpec) -> LocalClient:
+        zone = self._alive(ref)
+        description = exec_process(zone.spec, spec)
+        wanted = LocalCommand(
+            tuple(description["args"]),
+            tuple(description["env"]),
+            description["cwd"],
+            spec.terminal,
+            spec.terminal_size,
+            spec.stdin,
+        )
+        process = LocalProcess(self.group, wanted)
+        audience = process.join()
+        await process.start()
+        exec_id = f"{len(zone.execs):016x}"
+        zone.execs[exec_id] = process
+        return LocalClient(process, exec_id, audience, process.stdin)
 
     async def list(self) -> builtins.list[ZoneRecord]:
         return self.store.list()
@@ -266,11 +382,11 @@ class LocalZones:
         final = {"state": ZoneState.EXITED}
         return self.store.get(record.id) if not record.spec.remove else replace(record, **final)
 
-    async def kill(self, ref: str, signal: int) -> None:
-        record = self.store.find(ref)
-        if not record.state.alive:
-            raise WrongStateError(f"zone {record.name} is not running", hint="zonal zone ls lists those that are")
-        await self._running[record.id].signal(signal)
+    async def kill(self, ref: str, signal: int, exec_id: str = "") -> None:
+        zone = self._alive(ref)
+        if exec_id and exec_id not in zone.execs:
+            raise NotFoundError(f"no process {exec_id}")
+        await (zone.execs[exec_id] if exec_id else zone).signal(signal)
 
     async def wait(self, ref: str) -> ExitResult:
         return await self._running[self.store.find(ref).id].wait()
@@ -328,16 +444,11 @@ class LocalZones:
             await self.stop(ref, 0)
         self.store.remove(record.id)
 
-    async def logs(self, ref: str, *, follow: bool, tail: int | None) -> AsyncIterator[OutputChunk]:
-        zone = self._running[self.store.find(ref).id]
-        if follow:
-            await zone.wait()
-        log = zone.log
-        if tail is not None:
-            whole = b"".join(data for _, data in log).splitlines(keepends=True)
-            log = [(1, line) for line in whole[len(whole) - tail :]]
-        for stream, data in log:
-            yield (1, data) if stream == 1 else (2, data)
+    async def logs(self, ref: str, query: LogQuery) -> AsyncIterator[OutputChunk]:
+        record = self.store.find(ref)
+        zone = self._running.get(record.id)
+        async for chunk in stream_log(self.folder / record.id, query, zone.kept if zone else None):
+            yield chunk
 
     async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
         self.store.find(ref)
@@ -346,8 +457,9 @@ class LocalZones:
     async def end_all(self) -> None:
         """Ends every process, so that the group can close."""
         for zone in self._running.values():
-            await zone.signal(signal.SIGKILL)
-            await zone.detach()
+            for process in (zone, *zone.execs.values()):
+                await process.signal(signal.SIGKILL)
+                process.drop_clients()
 
 
 @asynccontextmanager
@@ -355,7 +467,7 @@ async def open_local_services(state: Path) -> AsyncGenerator[Services]:
     """Services without Xen on a state folder; ends the processes at its end."""
     with ZoneStore.open(state / "state.sqlite") as store:
         async with asyncio.TaskGroup() as group:
-            zones = LocalZones(store, group)
+            zones = LocalZones(store, group, state / "zones")
             try:
                 yield Services(
                     zones=zones,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,6 +121,11 @@ async def test_logs_whole_or_their_end(client: Client) -> None:
         return b"".join([chunk.stdout async for chunk in call])
 
     assert await logs() == b"1\n2\n3\n"
+    stamped = (await logs(timestamps=True)).splitlines()
+    assert [line.partition(b"Z ")[2] for line in stamped] == [b"1", b"2", b"3"]
+    assert await logs(since_ns=time.time_ns()) == b""
+    assert await logs(until_ns=1) == b""
+    assert await refused(logs(since_ns=-1)) is grpc.StatusCode.INVALID_ARGUMENT
     assert await logs(tail=2) == b"2\n3\n"
     assert await logs(tail=0) == b""
 
@@ -238,3 +244,16 @@ async def test_long_errors_arrive_with_their_end_and_hint(client: Client, monkey
     assert message.endswith("[ 1999] Kernel ‘panic’ ä")
     assert len(message.encode()) <= 8192
     assert metadata(caught.value)["zonal-hint-bin"] == "zonal zone console näme".encode()
+
+
+async def test_a_log_is_as_large_as_asked(client: Client) -> None:
+    script = "for i in $(seq 1000 1999); do echo $i; done"
+    zone_id = (await client.run(spec("sh", "-c", script, log_max_bytes=4096, log_max_files=1)))[0].started.zone_id
+    files = list((client.zones.folder / zone_id).iterdir())
+    assert len(files) == 1
+    assert files[0].stat().st_size <= 4096
+
+
+@pytest.mark.parametrize("values", [{"log_max_bytes": 100}, {"log_max_bytes": 1 << 40}, {"log_max_files": 101}])
+async def test_a_log_cannot_be_of_any_size(client: Client, values: dict[str, int]) -> None:
+    assert await refused(client.run(spec("true", **values))) is grpc.StatusCode.INVALID_ARGUMENT

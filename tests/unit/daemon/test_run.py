@@ -231,7 +231,6 @@ async def test_a_client_that_hangs_up_during_the_launch_undoes_it(client: Client
         spec("true", working_directory="x"),
         spec("true", stop_signal="nothing"),
         spec("true", user="a:b:c"),
-        spec("true", detach=True, terminal=True),
         spec("true", terminal_size=pb.TerminalSize(rows=70000, columns=1)),
         spec("true", env=["=x"]),
         spec("", name="empty"),

@@ -79,7 +79,7 @@ def test_a_client_is_told_that_it_stops(folder: Path) -> None:
         run = pb.RunRequest(spec=pb.RunSpec(image="local:1", command=["sh", "-c", "echo on; sleep 1000"], name="named"))
         seen = b""
         with pytest.raises(UnavailableError, match="the zone goes on") as caught:
-            for reply in Control(channel).run([run]):
+            for reply in Control(channel).converse("Run", [run], pb.RunReply):
                 seen += reply.stdout
                 if seen:
                     process.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ def test_a_client_is_told_when_it_was_killed(folder: Path) -> None:
     with zonald(folder) as (process, path), open_socket(path) as channel:
         run = pb.RunRequest(spec=pb.RunSpec(image="local:1", command=["sh", "-c", "echo on; exec sleep 5"]))
         with pytest.raises(UnavailableError, match="connection to zonald failed"):
-            for reply in Control(channel).run([run]):
+            for reply in Control(channel).converse("Run", [run], pb.RunReply):
                 if reply.stdout:
                     process.kill()
 

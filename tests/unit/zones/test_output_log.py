@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zonal.errors import InvalidInputError
-from zonal.zones.output_log import OutputLog, read_output
+from zonal.zones.log_reading import stream_log, time_text
+from zonal.zones.output_log import LogReader, OutputLog, find_tail, read_output
+from zonal.zones.spec import LogLimits, LogQuery
 
 Chunks = list[tuple[Literal[1, 2], bytes]]
 chunks = st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(min_size=1, max_size=300)), max_size=30)
@@ -53,20 +57,20 @@ def test_after_a_kill_the_offsets_are_those_of_what_is_kept(
 
 
 @settings(max_examples=30)
-@given(written=chunks, size=st.integers(400, 3000))
-def test_the_two_files_are_bounded_and_hold_the_newest(
-    written: Chunks, size: int, tmp_path_factory: pytest.TempPathFactory
+@given(written=chunks, size=st.integers(400, 3000), files=st.integers(1, 4))
+def test_the_files_are_bounded_and_hold_the_newest(
+    written: Chunks, size: int, files: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("zone")
-    with OutputLog(folder, max_file=size) as log:
+    with OutputLog(folder, LogLimits(size, files)) as log:
         for stream, data in written:
             log.append(stream, data)
         offsets = dict(log.offsets)
     assert all(path.stat().st_size <= size for path in folder.iterdir())
-    assert len(list(folder.iterdir())) <= 2
+    assert len(list(folder.iterdir())) <= files
     kept = list(read_output(folder))
     assert kept == written[len(written) - len(kept) :]
-    with OutputLog(folder, max_file=size) as log:
+    with OutputLog(folder, LogLimits(size, files)) as log:
         assert log.offsets == offsets == {n: len(stream_bytes(written, n)) for n in (1, 2)}
 
 
@@ -87,15 +91,17 @@ def test_a_tail_is_what_tail_would_show(
     expected = b"".join(text.splitlines(keepends=True)[-wanted:]) if wanted else b""
     # bytes.splitlines also splits at carriage returns, tail(1) does not.
     if b"\r" not in text:
-        assert stream_bytes(list(read_output(folder, tail=wanted)), 1) == expected
+        with LogReader(folder, find_tail(folder, wanted)) as reader:
+            assert b"".join(record.data for record in reader.records()) == expected
 
 
-async def test_followers_get_everything_once_across_rotations(tmp_path: Path) -> None:
-    log = OutputLog(tmp_path, max_file=500)
+@pytest.mark.parametrize("files", [1, 2, 5])
+async def test_followers_get_everything_once_across_rotations(tmp_path: Path, files: int) -> None:
+    log = OutputLog(tmp_path, LogLimits(500, files))
     seen = bytearray()
 
     async def follow() -> None:
-        async for _, data in log.follow():
+        async for _, data in stream_log(tmp_path, LogQuery(follow=True), log):
             seen.extend(data)
 
     written = bytearray()
@@ -117,3 +123,79 @@ def test_a_file_that_is_not_a_log_is_refused_and_left_alone(tmp_path: Path) -> N
     with pytest.raises(InvalidInputError, match="not a log"):
         OutputLog(tmp_path)
     assert path.read_bytes().startswith(b"something else")
+
+
+async def test_a_follower_outlives_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "zone"
+    folder.mkdir()
+    log = OutputLog(folder)
+    log.append(1, b"one\n")
+    following = stream_log(folder, LogQuery(follow=True), log)
+    assert await anext(following) == (1, b"one\n")
+    log.append(2, b"two\n")
+    log.close()
+    shutil.rmtree(folder)
+    assert [chunk async for chunk in following] == [(2, b"two\n")]
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_kill_within_a_rotation_loses_no_offset(tmp_path: Path, left: int) -> None:
+    with OutputLog(tmp_path) as log:
+        log.append(1, b"abc")
+        log.append(2, b"defg")
+    (tmp_path / "output.log").replace(tmp_path / "output.log.1")
+    if left:
+        (tmp_path / "output.log.new").write_bytes(b"ZONAL")
+    with OutputLog(tmp_path) as log:
+        assert log.offsets == {1: 3, 2: 4}
+        log.append(1, b"h")
+    assert b"".join(data for _, data in read_output(tmp_path)) == b"abcdefgh"
+
+
+def test_a_zone_that_is_started_again_counts_anew_in_the_same_files(tmp_path: Path) -> None:
+    for _ in range(2):
+        with OutputLog(tmp_path) as log:
+            log.begin_again()
+            assert log.offsets == {1: 0, 2: 0}
+            log.append(1, b"no end of line")
+            log.append(2, b"x\n")
+    with OutputLog(tmp_path) as log:
+        assert log.offsets == {1: 14, 2: 2}
+    assert b"".join(data for _, data in read_output(tmp_path)) == b"no end of linex\n" * 2
+
+
+async def query(folder: Path, **wanted: Any) -> bytes:
+    return b"".join([data async for _, data in stream_log(folder, LogQuery(**wanted), None)])
+
+
+def with_times(folder: Path, monkeypatch: pytest.MonkeyPatch, *written: tuple[int, Literal[1, 2], bytes]) -> None:
+    with OutputLog(folder) as log:
+        for when, stream, data in written:
+            monkeypatch.setattr("zonal.zones.output_log.time.time_ns", lambda when=when: when)
+            log.append(stream, data)
+    monkeypatch.undo()
+
+
+async def test_a_line_has_the_time_of_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_times(
+        tmp_path, monkeypatch, (1, 1, b"on"), (2, 2, b"other\n"), (3, 1, b"e\n\ntwo\nthr"), (4, 1, b"ee\nfour\n")
+    )
+    times = {n: time_text(n).encode() + b" " for n in range(1, 5)}
+    assert times[1] == b"1970-01-01T00:00:00.000000001Z "
+    stamped = times[1] + b"on" + times[2] + b"other\n" + b"e\n" + times[3] + b"\n" + times[3] + b"two\n"
+    stamped += times[3] + b"three\n" + times[4] + b"four\n"
+    assert await query(tmp_path, timestamps=True) == stamped
+    assert await query(tmp_path, since_ns=3) == b"\ntwo\nthree\nfour\n"
+    assert await query(tmp_path, until_ns=3) == b"onother\ne\n\ntwo\nthree\n"
+    assert await query(tmp_path, since_ns=2, until_ns=2) == b"other\n"
+    assert await query(tmp_path, since_ns=5) == b""
+    # As docker has it, the tail is taken first.
+    assert await query(tmp_path, tail=1, until_ns=3) == b""
+
+
+async def test_following_ends_in_time(tmp_path: Path) -> None:
+    with OutputLog(tmp_path) as log:
+        log.append(1, b"a\n")
+        async with asyncio.timeout(10):
+            wanted = LogQuery(follow=True, until_ns=time.time_ns() + 100_000_000)
+            assert [data async for _, data in stream_log(tmp_path, wanted, log)] == [b"a\n"]
