@@ -159,7 +159,7 @@ def test_mounts_come_and_go_while_a_zone_runs(host: Host) -> None:
         for text in ("data count", "mem", "image bin", "device DISK"):
             host.until_logged("runs", text)
         (zone,) = json.loads(host.zonal("zone", "inspect", "runs").stdout)
-        assert {mount["target"] for mount in zone["mounts"]} == {"/at/data", "/at/mem", "/at/image", "/dev/extra"}
+        assert {mount["Destination"] for mount in zone["Mounts"]} == {"/at/data", "/at/mem", "/at/image", "/dev/extra"}
         assert "mounted at /at/data already" in refused(host, "zone", "mount", "-v", "data:/at/data", "runs")
         assert "in use by zone runs" in refused(host, "run", "--rm", "-v", "data:/x", IMAGE, "true")
         # A restart of zonald changes nothing of it.
@@ -170,7 +170,7 @@ def test_mounts_come_and_go_while_a_zone_runs(host: Host) -> None:
             assert host.zonal("zone", "unmount", "runs", target).returncode == 0
         assert "has nothing at /at/data" in refused(host, "zone", "unmount", "runs", "/at/data")
         (zone,) = json.loads(host.zonal("zone", "inspect", "runs").stdout)
-        assert zone["mounts"] == []
+        assert zone["Mounts"] == []
         count = host.run("-v", "data:/x:ro", IMAGE, "cat", "/x/count").stdout
         assert int(count) > 0
         assert host.zonal("zone", "ls", "-q").stdout.count(b"\n") == 1

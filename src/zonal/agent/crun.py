@@ -43,6 +43,15 @@ def oom_kills(cgroup: str) -> int:
     return 0
 
 
+def process_count(cgroup: str) -> int:
+    """How many tasks there are in a cgroup and below it, threads included; 0 when nobody counts them."""
+    try:
+        with open(f"/sys/fs/cgroup{cgroup}/pids.current") as file:
+            return int(file.read())
+    except OSError:
+        return 0
+
+
 def signal_cgroup(cgroup: str, number: int) -> None:
     """A signal to every process of a cgroup, never the root, and those below it; raises ``OSError``."""
     if not cgroup.strip("/"):

@@ -117,6 +117,7 @@ class Methods:
             "write": lambda: programs.write_tar(enter, path),
             "stat": lambda: programs.tell_path(enter, path),
             "changes": lambda: programs.tell_changes(f"{base}/scratch/upper", f"{base}/lower"),
+            "processes": lambda: programs.tell_processes(f"/sys/fs/cgroup{cgroup}"),
             "layer": lambda: programs.tell_layer(f"{base}/scratch/upper", skip, freeze),
         }
         if verb not in works:
@@ -326,10 +327,12 @@ class Methods:
         call.reply({"workloads": workloads})
 
     def _statistics(self, call: Call, params: Params) -> None:
-        del params
         total, available = configuration.memory()
         resident = configuration.resident_bytes()
-        call.reply({"resident": resident, "memory_total": total, "memory_available": available})
+        said: dict[str, Value] = {"resident": resident, "memory_total": total, "memory_available": available}
+        if params.has("container"):
+            said["processes"] = crun.process_count(self._workload(params.name("container")).cgroup)
+        call.reply(said)
 
     def _power_off(self, call: Call, params: Params) -> None:
         grace = params.number("grace_ms", _DEFAULT_GRACE_MS)

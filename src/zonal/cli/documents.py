@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from zonal.api import control_pb2 as pb
 from zonal.cli.networks import port_document
+from zonal.errors import InvalidInputError
 
 
 def state_name(state: pb.ZoneState) -> str:
@@ -43,6 +45,91 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "mac": zone.mac,
         "ports": [port_document(port) for port in zone.ports],
         "phases": [{"name": p.name, "begin_ns": p.begin_ns, "end_ns": p.end_ns} for p in zone.phases],
+    }
+
+
+def parse_filters(texts: Iterable[str]) -> dict[str, set[str]]:
+    """``status=running`` and the like, by name. Raises ``InvalidInputError``."""
+    wanted: dict[str, set[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = "image" if name == "ancestor" else name
+        if not equals or not value or name not in ("id", "name", "image", "status", "exited"):
+            raise InvalidInputError(
+                f"the filter {text!r} is unknown", hint="id=…, name=…, image=…, status=… or exited=…"
+            )
+        wanted.setdefault(name, set()).add(value)
+    return wanted
+
+
+def passes(zone: pb.Zone, wanted: Mapping[str, set[str]]) -> bool:
+    """Whether a zone fulfils one filter of each name, as docker understands them."""
+    state = state_name(zone.state)
+    ended = state in ("exited", "crashed")
+    tests: dict[str, Callable[[str], bool]] = {
+        "id": zone.id.startswith,
+        "name": lambda value: value in zone.name,
+        "image": lambda value: value == zone.image or zone.image_id.removeprefix("sha256:").startswith(value),
+        "status": lambda value: value == state or (value == "exited" and ended),
+        "exited": lambda value: ended and value == str(zone.exit_status),
+    }
+    return all(any(map(tests[name], values)) for name, values in wanted.items())
+
+
+def inspect_document(zone: pb.Zone) -> dict[str, Any]:
+    """One zone in docker's words where it has them; ``Zone`` has the rest. Times in RFC 3339, sizes in bytes."""
+    state, config = state_name(zone.state), zone.config
+    never = "0001-01-01T00:00:00Z"
+    listed = zone_document(zone)
+    alone = ("domain_id", "kernel", "kernel_release", "agent_resident_bytes", "storage_bytes", "phases")
+    return {
+        "Id": zone.id,
+        "Created": time_text(zone.created_ns),
+        "Path": zone.command[0] if zone.command else "",
+        "Args": list(zone.command[1:]),
+        "State": {
+            "Status": "exited" if state == "crashed" else state,
+            "Running": state in ("running", "paused", "stopping"),
+            "Paused": state == "paused",
+            "Restarting": False,
+            "OOMKilled": zone.reason == "out of memory",
+            "Dead": state == "crashed",
+            "ExitCode": zone.exit_status,
+            "Error": zone.reason,
+            "StartedAt": time_text(zone.started_ns) or never,
+            "FinishedAt": time_text(zone.finished_ns) or never,
+        },
+        "Image": zone.image_id,
+        "Name": zone.name,
+        "HostConfig": {
+            "Memory": zone.memory_bytes,
+            "NanoCpus": zone.cpus * 1_000_000_000,
+            "AutoRemove": config.remove,
+            "ReadonlyRootfs": config.read_only,
+            "LogConfig": {"max-size": config.log_max_bytes, "max-file": config.log_max_files},
+        },
+        "Mounts": [
+            {
+                "Type": mount.type,
+                "Name": mount.source if mount.type == "volume" else "",
+                "Source": mount.source,
+                "Destination": mount.target,
+                "RW": not mount.read_only,
+            }
+            for mount in zone.mounts
+        ],
+        "Config": {
+            "Hostname": config.hostname,
+            "User": config.user,
+            "Tty": config.terminal,
+            "OpenStdin": config.stdin,
+            "Env": list(config.env),
+            "Cmd": list(zone.command),
+            "Image": zone.image,
+            "WorkingDir": config.working_directory,
+            "StopSignal": config.stop_signal,
+        },
+        "Zone": {"state": state, **{key: listed[key] for key in alone}},
     }
 
 

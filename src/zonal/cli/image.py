@@ -14,11 +14,11 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
+from zonal.cli.each import each
 from zonal.cli.errors import say
 from zonal.cli.format import show_age, show_size, show_table
 from zonal.cli.registry import pull, push
 from zonal.cli.whole_file import whole_file
-from zonal.cli.zone import each
 from zonal.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:

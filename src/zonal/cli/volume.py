@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
+from zonal.cli.each import each
 from zonal.cli.format import parse_size, show_age, show_size, show_table
-from zonal.cli.zone import each
 from zonal.errors import InvalidInputError
 
 if TYPE_CHECKING:

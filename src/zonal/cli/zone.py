@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
-from zonal.cli.errors import show_error
+from zonal.cli.each import each
 from zonal.cli.exec import attach_command, exec_command
 from zonal.cli.format import parse_time, shorten, show_age, show_size, show_table
+from zonal.cli.measures import stats, top
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import show_port
 from zonal.cli.published import forget_ended
-from zonal.errors import InvalidInputError, ZonalError
+from zonal.cli.verbs import pause, rename, restart_zones, start_zones, unpause
+from zonal.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -32,18 +33,39 @@ def zone() -> None:
 
 @zone.command("ls")
 @click.option("-a", "--all", "all_zones", is_flag=True, help="Also those that have ended.")
+@click.option("-n", "--last", type=click.IntRange(1), metavar="N", help="The last N that were made, also ended ones.")
+@click.option("-l", "--latest", is_flag=True, help="The last one.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="id, name, image, status, exited.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--format", "layout", type=click.Choice(["table", "json"]), default="table", help="json is --json.")
 @host_option
 @lab_option
-def list_zones(all_zones: bool, quiet: bool, no_trunc: bool, as_json: bool, host: str | None, lab: str | None) -> None:
+def list_zones(
+    all_zones: bool,
+    last: int | None,
+    latest: bool,
+    filters: tuple[str, ...],
+    quiet: bool,
+    no_trunc: bool,
+    as_json: bool,
+    layout: str,
+    host: str | None,
+    lab: str | None,
+) -> None:
     """List zones."""
     from zonal.api import control_pb2 as pb
+    from zonal.cli.documents import parse_filters, passes
 
+    wanted = parse_filters(filters)
+    last = 1 if latest else last
+    # As for docker, who asks for ended ones gets them.
+    everything = all_zones or last is not None or not wanted.keys().isdisjoint({"status", "exited"})
     with zonald(host, lab) as control:
-        zones = control.call("ListZones", pb.ListZonesRequest(all=all_zones), pb.ListZonesReply).zones
-    if as_json:
+        zones = control.call("ListZones", pb.ListZonesRequest(all=everything), pb.ListZonesReply).zones
+    zones = [item for item in zones if passes(item, wanted)][-last if last else 0 :]
+    if as_json or layout == "json":
         from zonal.cli.documents import zone_line
 
         for item in zones:
@@ -59,17 +81,25 @@ def list_zones(all_zones: bool, quiet: bool, no_trunc: bool, as_json: bool, host
 
 
 @zone.command("inspect")
+@click.option("-f", "--format", "template", default="", metavar="TEMPLATE", help="Such as {{.State.Status}}.")
 @click.argument("zones", nargs=-1, required=True, metavar="ZONE…")
 @host_option
 @lab_option
-def inspect(zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
+def inspect(template: str, zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
     """Show all that is known of zones, as JSON."""
     from zonal.api import control_pb2 as pb
-    from zonal.cli.documents import pretty, zone_document
+    from zonal.cli.documents import inspect_document, pretty
 
     with zonald(host, lab) as control:
         found = [control.call("InspectZone", pb.ZoneRef(zone=ref), pb.Zone) for ref in zones]
-    click.echo(pretty([zone_document(item) for item in found]))
+    documents = [inspect_document(item) for item in found]
+    if template and template != "json":
+        from zonal.cli.template import render
+
+        for document in documents:
+            click.echo(render(template, document))
+    else:
+        click.echo(pretty(documents))
 
 
 @zone.command("logs")
@@ -224,23 +254,10 @@ def unmount(ref: str, targets: tuple[str, ...], host: str | None, lab: str | Non
             control.call("UnmountInZone", pb.UnmountInZoneRequest(zone=ref, target=target), pb.UnmountInZoneReply)
 
 
+for each_command in (start_zones, restart_zones, pause, unpause, rename, top, stats):
+    zone.add_command(each_command)
 zone.add_command(exec_command)
 zone.add_command(attach_command)
-
-
-def each(refs: tuple[str, ...], action: Callable[[str], object]) -> None:
-    """Does something to each, also after one failed; prints its name, or the number or text that ``action`` gives."""
-    status = 0
-    for ref in refs:
-        try:
-            result = action(ref)
-        except ZonalError as error:
-            show_error(error)
-            status = status or error.exit_status
-        else:
-            click.echo(result if isinstance(result, int | str) else ref)
-    if status:
-        raise click.exceptions.Exit(status)
 
 
 def _copy_output(name: str, request: Message, host: str | None, lab: str | None) -> None:
@@ -276,6 +293,7 @@ def _status(item: pb.Zone) -> str:
         return f"exited ({item.exit_status}) {show_age(item.finished_ns)}"
     if state == "crashed":
         return f"crashed {show_age(item.finished_ns)}"
-    if state == "running":
-        return f"up since {show_age(item.started_ns).removesuffix(' ago')}"
+    if state in ("running", "paused"):
+        paused = " (paused)" if state == "paused" else ""
+        return f"up since {show_age(item.started_ns).removesuffix(' ago')}{paused}"
     return state

@@ -18,6 +18,7 @@ from zonal.daemon.run import RunCall
 from zonal.daemon.services import ImageService, KernelService, NetworkService, VolumeService
 from zonal.daemon.uploads import ImageCalls
 from zonal.daemon.usage import UsageCall
+from zonal.daemon.verbs import VerbCalls
 from zonal.daemon.volumes import VolumeCalls
 from zonal.daemon.zones import ZoneCalls
 from zonal.zones.spec import ZoneService
@@ -39,6 +40,7 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
     """The service's handler; once ``stopping`` is set, attached runs end and their zones go on."""
     mounts = Mounts(services.images, services.volumes)
     zones = ZoneCalls(services.zones, mounts)
+    verbs = VerbCalls(services.zones)
     execs = ExecCalls(services.zones, stopping)
     files = FileCalls(services.zones, services.images, services.spool)
     volumes = VolumeCalls(services.volumes)
@@ -58,6 +60,14 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
             "KillZone": zones.kill,
             "WaitZone": zones.wait,
             "RemoveZone": zones.remove,
+            "StartZone": verbs.start,
+            "RestartZone": verbs.restart,
+            "PauseZone": verbs.pause,
+            "UnpauseZone": verbs.unpause,
+            "RenameZone": verbs.rename,
+            "ZoneStats": verbs.statistics,
+            "ZoneProcesses": verbs.processes,
+            "Events": verbs.events,
             "ZoneLogs": zones.logs,
             "ZoneConsole": zones.console,
             "ImportImage": images.import_image,

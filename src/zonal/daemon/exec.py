@@ -48,7 +48,7 @@ class ExecCalls:
         if first is None or first.WhichOneof("request") != "attach":
             raise InvalidInputError("who attaches begins with the zone")
         size = terminal_size(first.attach.terminal_size)
-        zone = await self._zones.attach(first.attach.zone, stdin=first.attach.stdin)
+        zone = await self._zones.attach(first.attach.zone, stdin=first.attach.stdin, start=first.attach.start)
         record = zone.record
         try:
             started = pb.Started(zone_id=record.id, name=record.name, domain_id=record.domain_id)

@@ -12,6 +12,7 @@ from zonal.zones.spec import Phase, ZoneRecord, ZoneSpec, ZoneState
 _STATES = {
     ZoneState.CREATING: pb.ZONE_STATE_CREATING,
     ZoneState.RUNNING: pb.ZONE_STATE_RUNNING,
+    ZoneState.PAUSED: pb.ZONE_STATE_PAUSED,
     ZoneState.STOPPING: pb.ZONE_STATE_STOPPING,
     ZoneState.EXITED: pb.ZONE_STATE_EXITED,
     ZoneState.CRASHED: pb.ZONE_STATE_CRASHED,

@@ -36,10 +36,7 @@ class ZoneCalls:
 
     async def stop(self, request: pb.StopZoneRequest, _context: Context) -> pb.StopZoneReply:
         """Politely, then by force."""
-        timeout = request.timeout_seconds if request.HasField("timeout_seconds") else DEFAULT_STOP_TIMEOUT
-        if timeout > MAX_STOP_TIMEOUT:
-            raise InvalidInputError(f"{timeout} s are too long to wait for a stop", hint=f"at most {MAX_STOP_TIMEOUT}")
-        return pb.StopZoneReply(zone=zone_message(await self._zones.stop(request.zone, timeout)))
+        return pb.StopZoneReply(zone=zone_message(await self._zones.stop(request.zone, stop_timeout(request))))
 
     async def kill(self, request: pb.KillZoneRequest, _context: Context) -> pb.KillZoneReply:
         """Any signal; 0 is SIGKILL."""
@@ -88,3 +85,11 @@ class ZoneCalls:
         async for data in self._zones.console(request.zone, follow=request.follow):
             for begin in range(0, len(data), MAX_CHUNK):
                 await context.write(pb.OutputChunk(stdout=data[begin : begin + MAX_CHUNK]))
+
+
+def stop_timeout(request: pb.StopZoneRequest) -> int:
+    """Seconds between the stop signal and SIGKILL. Raises ``InvalidInputError``."""
+    timeout = request.timeout_seconds if request.HasField("timeout_seconds") else DEFAULT_STOP_TIMEOUT
+    if timeout > MAX_STOP_TIMEOUT:
+        raise InvalidInputError(f"{timeout} s are too long to wait for a stop", hint=f"at most {MAX_STOP_TIMEOUT}")
+    return timeout

@@ -76,6 +76,7 @@ class ExecProcess:
         self.ended: asyncio.Future[ExitResult] = asyncio.get_running_loop().create_future()
         self.stdin = Stdin(None)
         self.writer: InputWriter | None = None
+        self.abandoned = False
         self.outputs = tuple(outputs)
         self._session = session
 
@@ -104,6 +105,11 @@ class ExecProcess:
     async def detach(self) -> None:
         """See ``RunningProcess``."""
         self.audience.leave()
+
+    def abandon(self) -> None:
+        """Whoever wanted it has gone before it was started: its output goes nowhere, and its input ends."""
+        self.audience.leave()
+        self.abandoned = True
 
     async def _call(self, method: str, params: dict[str, Value]) -> None:
         if not self.ended.done():
@@ -164,7 +170,11 @@ class Execs:
             "stderr": numbers.stderr,
         }
         self._begin(session, process, params)
-        await asyncio.shield(process.started)
+        try:
+            await asyncio.shield(process.started)
+        except asyncio.CancelledError:
+            process.abandon()
+            raise
         return process
 
     def take_over(self, session: Session, workloads: Iterable[WorkloadState]) -> None:
@@ -238,6 +248,8 @@ class Execs:
             kind = _REFUSALS.get(refusal.code)
             raise (kind(refusal.reason) if kind else refusal) from refusal
         process.started.set_result(None)
+        if process.abandoned and process.writer is not None:
+            process.writer.end()  # not before: the agent would not know the stream
 
     async def _carry(self, session: Session, process: ExecProcess) -> Exit:
         """All output to its client, until its end and the process's."""

@@ -27,19 +27,19 @@ from zonal.xen import domctl
 from zonal.xen.console_log import quote_console
 from zonal.xen.domain import HOST_ID, destroy_domain, domain_path, remove_from_store
 from zonal.xen.domctl import DomainInfo
-from zonal.zones.execs import ExecProcess
+from zonal.zones.events import EventLog
 from zonal.zones.host import XenHost
-from zonal.zones.live_zone import KILL_TIMEOUT, SIGKILL, STATUS_REFUSED, BootFiles, LiveZone
-from zonal.zones.log_reading import stream_log
+from zonal.zones.live_zone import KILL_TIMEOUT, OUT_OF_MEMORY, SIGKILL, STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
-from zonal.zones.mounts import Mount, MountKind
+from zonal.zones.mounts import MountKind
 from zonal.zones.networking import FILES
 from zonal.zones.paths import Change, PathInfo
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.running import AttachedZone
 from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
-from zonal.zones.spec import ExecSpec, ExitResult, HostInfo, LogQuery, OutputChunk, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.spec import ExitResult, HostInfo, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources
 
@@ -64,7 +64,7 @@ class BootSource(Protocol):
         ...
 
 
-class ZoneManager:
+class ZoneManager(LiveZones):
     """See the module; fulfils ``zonal.zones.spec.ZoneService``."""
 
     def __init__(
@@ -79,18 +79,16 @@ class ZoneManager:
         lives: asyncio.TaskGroup,
         *,
         agent_timeout: float,
+        events: EventLog,
     ) -> None:
-        self._host = host
+        super().__init__(host, records, folder, events)
         self._images = images
         self._volumes = volumes
         self._storage = StorageSources(images, volumes, FilesystemTemplates(folder.parent / "scratch"), boot.modules)
         self._boot = boot
-        self._records = records
         self._attachments = attachments
-        self._folder = folder
         self._lives = lives
         self._agent_timeout = agent_timeout
-        self._live: dict[str, LiveZone] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._maintenance = Maintenance(self._files_at_rest, lives)
 
@@ -112,6 +110,7 @@ class ZoneManager:
         self._records.add(
             ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), boot_id=_boot_id())
         )
+        self._events.emit("create", spec)
         zone = self._zone(spec, clock)
         audience = None if spec.detach else zone.audiences.join()
         task = self._begin(zone, lambda stack: self._launch(zone, stack))
@@ -124,14 +123,66 @@ class ZoneManager:
             raise
         return AttachedZone(zone, self._records, audience)
 
-    async def attach(self, ref: str, *, stdin: bool) -> AttachedZone:
+    async def attach(self, ref: str, *, stdin: bool, start: bool = False) -> AttachedZone:
         """See ``ZoneService``."""
-        zone = self._running(self._records.find(ref))
-        return AttachedZone(zone, self._records, zone.audiences.join(), stdin=stdin)
+        record = self._records.find(ref)
+        if start and not record.state.alive:
+            zone = self._start_again(record)
+            audience = zone.audiences.join()
+            try:
+                await asyncio.shield(zone.launched)
+            except asyncio.CancelledError:
+                zone.audiences.leave(audience)
+                raise
+        else:
+            zone = self._running(record)
+            audience = zone.audiences.join()
+        return AttachedZone(zone, self._records, audience, stdin=stdin)
 
-    async def exec(self, ref: str, spec: ExecSpec) -> ExecProcess:
+    async def start(self, ref: str) -> None:
         """See ``ZoneService``."""
-        return await self._running(self._records.find(ref)).exec(spec)
+        record = self._records.find(ref)
+        if record.state.alive:
+            self._running(record)
+        else:
+            await asyncio.shield(self._start_again(record).launched)
+
+    async def restart(self, ref: str, timeout: float) -> None:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        if zone is not None:
+            before, zone.kept = zone.kept, True
+            try:
+                await self.stop(record.id, timeout)
+            except BaseException:
+                zone.kept = before
+                raise
+        await self.start(record.id)
+        self._events.emit("restart", record.spec)
+
+    async def rename(self, ref: str, name: str) -> None:
+        """See ``ZoneService``."""
+        before = self._records.find(ref).name
+        await super().rename(ref, name)
+        for lease in (*self._images.leases, *self._volumes.leases):
+            if lease.user == f"zone {before}":
+                lease.user = f"zone {name}"
+
+    def _start_again(self, record: ZoneRecord) -> LiveZone:
+        """Begins to start a zone that has ended."""
+        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
+        zone.again = True
+        self._records.update(
+            record.id, state=ZoneState.CREATING, reason="", exit_status=0, phases=(), boot_id=_boot_id()
+        )
+
+        async def launch(stack: AsyncExitStack) -> None:
+            await self._maintenance.close(record.id)  # it has the scratch disk
+            await self._launch(zone, stack)
+
+        self._begin(zone, launch)
+        return zone
 
     async def list(self) -> builtins.list[ZoneRecord]:
         """See ``ZoneService``."""
@@ -154,16 +205,18 @@ class ZoneManager:
             if record.state.alive:
                 raise WrongStateError(f"zone {record.name} is {record.state}", hint="try again when it runs")
             return record
+        if record.state is ZoneState.PAUSED:
+            await self.unpause(record.id)
+        if not zone.launched.done():  # this daemon has only just found it
+            await asyncio.wait([zone.launched])
+        if self._live.get(record.id) is not zone:
+            return self._records.get(record.id)
         self._records.update(record.id, state=ZoneState.STOPPING)
         await zone.stop(record.spec.stop_signal, timeout)
+        self._events.emit("stop", record.spec)
         with suppress(ZonalError):
             return self._records.get(record.id)
         return record  # it was run with --rm
-
-    async def kill(self, ref: str, signal: int, exec_id: str = "") -> None:
-        """See ``ZoneService``."""
-        zone = self._running(self._records.find(ref))
-        await (zone.execs.find(exec_id) if exec_id else zone).signal(signal)
 
     async def wait(self, ref: str) -> ExitResult:
         """See ``ZoneService``."""
@@ -225,14 +278,6 @@ class ZoneManager:
             async with open_maintenance(self._host, boot, spec, folder, image, agent_timeout=timeout) as files:
                 yield files
 
-    async def mount(self, ref: str, mount: Mount) -> None:
-        """See ``ZoneService``."""
-        await self._running(self._records.find(ref)).mount(mount)
-
-    async def unmount(self, ref: str, target: str) -> None:
-        """See ``ZoneService``."""
-        await self._running(self._records.find(ref)).unmount(target)
-
     async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
         """See ``ZoneService``."""
         record = self._records.find(ref)
@@ -244,6 +289,8 @@ class ZoneManager:
                     hint=f"stop it first: zonal zone stop {record.name}, or use -f",
                 )
             life = self._tasks[record.id]
+            if record.state is ZoneState.PAUSED and zone.launched.done():
+                await self.unpause(record.id)
             if not zone.launched.done():
                 life.cancel()
             elif not zone.ended.done():
@@ -257,23 +304,6 @@ class ZoneManager:
         self._forget(record.id)
         if volumes:
             self._remove_anonymous(record.spec)
-
-    async def logs(self, ref: str, query: LogQuery) -> AsyncIterator[OutputChunk]:
-        """See ``ZoneService``."""
-        record = self._records.find(ref)
-        zone = self._live.get(record.id)
-        async for chunk in stream_log(self._zone_folder(record.id), query, zone.output_log if zone else None):
-            yield chunk
-
-    async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
-        """See ``ZoneService``."""
-        record = self._records.find(ref)
-        zone = self._live.get(record.id)
-        if follow and zone is not None and zone.console_log is not None:
-            async for data in zone.console_log.follow():
-                yield data
-            return
-        yield _read_console(self._zone_folder(record.id))
 
     async def take_back(self) -> None:
         """After a start: zones that run are taken over, what was half made is undone, the rest is written down."""
@@ -310,6 +340,12 @@ class ZoneManager:
             if info is not None:
                 await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
             return
+        if record.state is ZoneState.CREATING and record.started_ns:
+            # It was about to be started again: what it was before stays.
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            self._note_end(record, ExitResult(GONE_STATUS, "zonald ended while the zone was started"), crashed=True)
+            return
         if record.state is ZoneState.CREATING:
             # The client that asked for it has seen its call fail: nothing is to be left.
             if info is not None:
@@ -322,7 +358,10 @@ class ZoneManager:
             self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
             return
         zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
-        domain_id = info.domain_id
+        domain_id = zone.domain_id = info.domain_id
+        if info.paused:
+            zone.met.clear()
+            self._records.update(record.id, state=ZoneState.PAUSED)
         port = await self._host.store.read_int(f"{domain_path(domain_id)}/console/port", 1, 1 << 20)
         epoch = os.urandom(8).hex()
         lease = self._images.use(record.spec.image_id, f"zone {record.name}")
@@ -360,9 +399,8 @@ class ZoneManager:
         try:
             async with AsyncExitStack() as stack:
                 await prepare(stack)
-                self._records.update(
-                    zone.spec.id, state=ZoneState.RUNNING, started_ns=time.time_ns(), phases=zone.clock.all()
-                )
+                begun = {} if zone.taken_over else {"started_ns": time.time_ns(), "phases": zone.clock.all()}
+                self._records.update(zone.spec.id, state=ZoneState.RUNNING, **begun)
                 zone.launched.set_result(None)
                 result = await zone.until_end()
         except asyncio.CancelledError as cancelled:
@@ -391,8 +429,14 @@ class ZoneManager:
         if isinstance(failure, ZoneFailedError):
             failure = self._with_console(zone, failure)
         if not zone.launched.done():
-            self._forget(zone.spec.id)
-            self._remove_anonymous(zone.spec)
+            if zone.again:
+                status = failure.exit_status if isinstance(failure, ZonalError) else STATUS_REFUSED
+                with suppress(ZonalError):
+                    end = ExitResult(status, str(failure or "it could not be started"), zone.clock.all())
+                    self._note_end(self._records.get(zone.spec.id), end, crashed=False)
+            else:
+                self._forget(zone.spec.id)
+                self._remove_anonymous(zone.spec)
             _settle(zone.launched, failure or RuntimeError("the launch ended without a word"))
             zone.ended.cancel()
             return
@@ -406,7 +450,7 @@ class ZoneManager:
             end = ExitResult(result.status, result.reason, zone.clock.all())
         with suppress(ZonalError):
             self._note_end(self._records.get(zone.spec.id), end, crashed=result is None)
-        if zone.spec.remove and result is not None:
+        if not zone.kept and result is not None:
             self._forget(zone.spec.id)
             self._remove_anonymous(zone.spec)
         if result is None and failure is not None:
@@ -423,6 +467,7 @@ class ZoneManager:
             boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
             self._check_memory(spec)
         await zone.launch(stack, boot, lease.held.erofs)
+        self._events.emit("start", zone.spec)
 
     def _check_memory(self, spec: ZoneSpec) -> None:
         free = domctl.physical_info(self._host.hypervisor).free_bytes
@@ -433,13 +478,16 @@ class ZoneManager:
             )
 
     def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
-        tail = quote_console(_read_console(zone.folder)[-4096:])
+        tail = quote_console(read_console(zone.folder)[-4096:])
         if not tail:
             return failure
         failure.message = f"{failure.message}\nthe end of its console:\n{tail}"
         return failure
 
     def _note_end(self, record: ZoneRecord, end: ExitResult, *, crashed: bool) -> None:
+        if end.reason == OUT_OF_MEMORY:
+            self._events.emit("oom", record.spec)
+        self._events.emit("die", record.spec, exitCode=str(end.status))
         self._records.update(
             record.id,
             state=ZoneState.CRASHED if crashed else ZoneState.EXITED,
@@ -453,6 +501,8 @@ class ZoneManager:
         )
 
     def _forget(self, zone_id: str) -> None:
+        with suppress(ZonalError):
+            self._events.emit("destroy", self._records.get(zone_id).spec)
         self._records.remove(zone_id)
         shutil.rmtree(self._zone_folder(zone_id), ignore_errors=True)
 
@@ -477,17 +527,6 @@ class ZoneManager:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _running(self, record: ZoneRecord) -> LiveZone:
-        zone = self._live.get(record.id)
-        if zone is None or not zone.launched.done():
-            raise WrongStateError(
-                f"zone {record.name} is {record.state}, it does not run", hint="zonal zone ls shows those that do"
-            )
-        return zone
-
-    def _zone_folder(self, zone_id: str) -> Path:
-        return self._folder / zone_id
-
 
 @asynccontextmanager
 async def open_zones(
@@ -506,10 +545,12 @@ async def open_zones(
     """
     folder = state / "zones"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with ZoneStore.open(state / "state.sqlite") as records:
+    with ZoneStore.open(state / "state.sqlite") as records, EventLog(state) as events:
         async with asyncio.TaskGroup() as lives:
             manager = ZoneManager(
-                host, images, volumes, boot, records, attachments, folder, lives, agent_timeout=agent_timeout
+                *(host, images, volumes, boot, records, attachments, folder, lives),
+                agent_timeout=agent_timeout,
+                events=events,
             )
             await manager.take_back()
             try:
@@ -538,13 +579,6 @@ def _settle(future: asyncio.Future[None] | asyncio.Future[ExitResult], failure: 
         return
     future.set_exception(failure)
     future.exception()  # nobody may be waiting, and that is no fault
-
-
-def _read_console(folder: Path) -> bytes:
-    try:
-        return (folder / "console.log").read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def _boot_id() -> str:

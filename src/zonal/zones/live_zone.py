@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, Never, cast
@@ -46,8 +46,9 @@ from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
-from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec
+from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec, ZoneStatistics
 from zonal.zones.state import ZoneStore
+from zonal.zones.statistics import read_statistics
 from zonal.zones.storage import StorageSources, ZoneStorage
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ KILL_TIMEOUT = 10.0
 SIGKILL = 9
 STATUS_KILLED = 128 + SIGKILL
 STATUS_REFUSED = 125
+OUT_OF_MEMORY = "out of memory"
+"""Why a workload has ended whose zone had not enough of it."""
 
 _SYSCTLS = {
     # As docker has it: every user may ping, and have any port.
@@ -116,6 +119,15 @@ class LiveZone:
         self.domain_id = 0
         self.leaving = False
         """Whether this daemon goes and leaves the domain running."""
+        self.taken_over = False
+        """Whether an earlier daemon has launched it."""
+        self.again = False
+        """Whether it was there before, and stays when it cannot be started."""
+        self.kept = not spec.remove
+        """Whether it stays when it has ended."""
+        self.met = asyncio.Event()
+        """Cleared while it is paused and its agent not yet met."""
+        self.met.set()
         self.doom = ""
         """Why somebody had the domain destroyed; empty if nobody did."""
         self._host = host
@@ -201,12 +213,14 @@ class LiveZone:
     ) -> None:
         """From a domain that another daemon has left running to the same state as after ``launch``."""
         self.domain_id = domain_id
+        self.taken_over = True
         self._open_logs(stack)
         self._network.take_over(stack, lambda: self.leaving)
         self._storage.take_over(stack, mounted)
         stack.push_async_callback(self._destroy)
         await self._open_console(stack, console_port)
         async with _while_watching(self._watch_domain()):
+            await self.met.wait()
             await self._host.store.write(f"{domain_path(domain_id)}/zonal/host", epoch)
             assert self._output is not None
             kept = self._output.offsets
@@ -251,6 +265,31 @@ class LiveZone:
     async def exec(self, spec: ExecSpec) -> ExecProcess:
         """Starts a further process in the container; see ``Execs.start``."""
         return await self.execs.start(self._running_session(), spec)
+
+    def pause(self) -> None:
+        """Stops the domain; doing so again changes nothing."""
+        info = domctl.domain_info(self._host.hypervisor, self.domain_id)
+        if info is None:
+            raise WrongStateError(f"zone {self.spec.name} does not run")
+        if not info.paused:
+            domctl.pause_domain(self._host.hypervisor, self.domain_id)
+
+    def unpause(self) -> None:
+        """Lets the domain go on, if it was stopped."""
+        info = domctl.domain_info(self._host.hypervisor, self.domain_id)
+        if info is not None and info.paused:
+            domctl.unpause_domain(self._host.hypervisor, self.domain_id)
+        self.met.set()
+
+    def rename(self, name: str) -> None:
+        """For messages from now on."""
+        self.spec = replace(self.spec, name=name)
+        self._storage.rename(name)
+
+    async def statistics(self, *, ask: bool) -> ZoneStatistics:
+        """What it uses; ``ask``: whether its agent can answer. Raises ``WrongStateError``."""
+        session = self._session if ask and not self.ended.done() else None
+        return await read_statistics(self._host, self.domain_id, session, WORKLOAD)
 
     async def resize(self, size: TerminalSize) -> None:
         """Sets the terminal's size."""
@@ -316,7 +355,7 @@ class LiveZone:
         begin = self.clock.now()
         try:
             async with self._changing:
-                await self._storage.settle(session, WORKLOAD)
+                await self._storage.settle(session, WORKLOAD, keep=self.kept)
         except ZonalError as error:
             log.warning("zone %s: what it wrote may not be on its disks: %s", self.spec.name, error)
         self.clock.add("storage", begin, self.clock.now())
@@ -417,7 +456,7 @@ class LiveZone:
                 raise self._failed(str(error)) from error
             for pump in pumps:
                 await self._drained(pump)
-        reason = "out of memory" if exit_.out_of_memory else ""
+        reason = OUT_OF_MEMORY if exit_.out_of_memory else ""
         return ExitResult(exit_.shell_status, reason)
 
     async def _pump(self, stream: Literal[1, 2], reader: OutputReader) -> None:

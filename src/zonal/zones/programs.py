@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zonal.errors import InvalidInputError, NotFoundError, WrongStateError, ZonalError
-from zonal.zones.paths import Change, PathInfo
+from zonal.zones.paths import Change, PathInfo, ProcessInfo
 from zonal.zones.session import CallRefusedError, Session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_SAID = 4096
 """Bytes that are kept of what a program says on stderr."""
+MAX_PROCESSES = 16 << 20
+"""Bytes of the list of processes."""
 MAX_CHANGES = 64 << 20
 """Bytes of the list of changes."""
 CLEAR_TIMEOUT = 30.0
@@ -70,6 +72,19 @@ class ContainerFiles:
         if any(line[0] not in "ACD" or not line[1:].startswith("/") for line in lines):
             raise WrongStateError("the zone's agent says of its changes what cannot be")
         return sorted((Change(line[0], line[1:]) for line in lines), key=lambda change: change.path)
+
+    async def processes(self) -> list[ProcessInfo]:
+        """The container's processes, in the order of their numbers."""
+        async with self._program("processes", "/") as program:
+            said = await _all(program.output, MAX_PROCESSES)
+            await program.finish("/")
+        words = said.decode(errors="replace").split("\0")[:-1]
+        fields = [words[begin : begin + 11] for begin in range(0, len(words), 11)]
+        try:
+            found = [parse_process(each) for each in fields if len(each) == 11]
+        except ValueError as error:
+            raise WrongStateError("the zone's agent says of its processes what cannot be") from error
+        return sorted(found, key=lambda process: process.pid)
 
     async def layer(self, skip: Collection[str], *, pause: bool) -> AsyncIterator[bytes]:
         """All changes as a layer of an image, an uncompressed tar, without the paths in ``skip``.
@@ -160,6 +175,30 @@ class _Running:
                 await self._session.call("signal", {"id": self._name, "signal": 9})
             await self._session.wait_exited(self._name)
         await self._session.call("forget", {"id": self._name})
+
+
+def parse_process(words: list[str]) -> ProcessInfo:
+    """One process, of the eleven texts that the agent writes. Raises ``ValueError``."""
+    pid, parent, uid, started, cpu, virtual, resident = (_number(words[place]) for place in (0, 1, 2, 5, 6, 7, 8))
+    return ProcessInfo(
+        pid=pid,
+        parent=parent,
+        uid=uid,
+        terminal=words[3],
+        state=words[4][:1],
+        started_ns=started,
+        cpu_ns=cpu,
+        virtual_bytes=virtual,
+        resident_bytes=resident,
+        name=words[9],
+        command=words[10],
+    )
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 1 << 63):
+        raise ValueError(text)
+    return int(text)
 
 
 async def _all(reader: OutputReader, most: int) -> bytes:

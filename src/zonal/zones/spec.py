@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import builtins
 import enum
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from zonal.network.ports import Port
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
-from zonal.zones.paths import Change, PathInfo
+from zonal.zones.paths import Change, PathInfo, ProcessInfo
 
 MIB = 1 << 20
 DEFAULT_MEMORY = 256 * MIB
@@ -32,10 +32,11 @@ OutputChunk = tuple[Literal[1, 2], bytes]
 
 
 class ZoneState(enum.StrEnum):
-    """Where a zone is in its life; the last two are final."""
+    """Where a zone is in its life; in the last two it has ended, and may be started again."""
 
     CREATING = "creating"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPING = "stopping"
     EXITED = "exited"
     CRASHED = "crashed"
@@ -43,7 +44,7 @@ class ZoneState(enum.StrEnum):
     @property
     def alive(self) -> bool:
         """Whether a domain may exist for the zone."""
-        return self in {ZoneState.CREATING, ZoneState.RUNNING, ZoneState.STOPPING}
+        return self in {ZoneState.CREATING, ZoneState.RUNNING, ZoneState.PAUSED, ZoneState.STOPPING}
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,20 @@ class ZoneRecord:
 
 
 @dataclass(frozen=True)
+class ZoneEvent:
+    """One thing that has happened to one zone."""
+
+    time_ns: int
+    """Wall clock, ns since the epoch."""
+    action: str
+    """In docker's words: ``create``, ``start``, ``die``, ``oom``, ``kill``, ``exec_start`` …"""
+    zone_id: str
+    name: str
+    image: str
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
 class HostInfo:
     """The machine, as the hypervisor tells it; sizes in bytes."""
 
@@ -198,6 +213,23 @@ class HostInfo:
     cpus: int
     memory_bytes: int
     free_bytes: int
+
+
+@dataclass(frozen=True)
+class ZoneStatistics:
+    """What a zone has used so far, and holds now; sizes in bytes."""
+
+    time_ns: int
+    """When, of the host's monotonic clock."""
+    cpu_time_ns: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    block_read_bytes: int = 0
+    block_written_bytes: int = 0
+    net_received_bytes: int = 0
+    net_sent_bytes: int = 0
+    processes: int = 0
+    """In the container; 0 when the agent does not say."""
 
 
 class StdinWriter(Protocol):
@@ -307,11 +339,42 @@ class ZoneService(Protocol):
         """
         ...
 
-    async def attach(self, ref: str, *, stdin: bool) -> RunningZone:
+    async def attach(self, ref: str, *, stdin: bool, start: bool = False) -> RunningZone:
         """A zone's workload, with its output from now on; without ``stdin`` what is written to it is dropped.
 
-        Raises ``WrongStateError`` if it does not run.
+        Raises ``WrongStateError`` if it does not run; with ``start``, it is started first.
         """
+        ...
+
+    async def start(self, ref: str) -> None:
+        """Starts a zone that has ended, with the same name, scratch disk and mounts; one that runs is left alone.
+
+        It goes on when the call is cancelled. Raises what ``run`` does; the zone has ended then as before.
+        """
+        ...
+
+    async def restart(self, ref: str, timeout: float) -> None:
+        """Stops a zone, if it runs, and starts it; one that is removed at its end is kept for that."""
+        ...
+
+    async def pause(self, ref: str) -> None:
+        """Stops the zone's domain as it is: nothing of it runs. Raises ``WrongStateError`` if it does not run."""
+        ...
+
+    async def unpause(self, ref: str) -> None:
+        """Lets it go on. Raises ``WrongStateError`` if it is not paused."""
+        ...
+
+    async def rename(self, ref: str, name: str) -> None:
+        """Gives a zone another name. Raises ``AlreadyExistsError``, ``InvalidInputError``."""
+        ...
+
+    async def statistics(self, ref: str) -> ZoneStatistics:
+        """What a zone uses. Raises ``WrongStateError`` if it does not run."""
+        ...
+
+    async def processes(self, ref: str) -> Sequence[ProcessInfo]:
+        """Those of a zone's container. Raises ``WrongStateError`` if it does not run."""
         ...
 
     async def wait(self, ref: str) -> ExitResult:
@@ -354,6 +417,10 @@ class ZoneService(Protocol):
 
     async def unmount(self, ref: str, target: str) -> None:
         """Takes a mount away, also when it is busy. Raises ``NotFoundError`` when none is at ``target``."""
+        ...
+
+    def events(self, *, since_ns: int, until_ns: int) -> AsyncIterator[ZoneEvent]:
+        """What happens to zones, until ``until_ns`` (0: for ever); with ``since_ns`` also what has happened since."""
         ...
 
     def logs(self, ref: str, query: LogQuery) -> AsyncIterator[OutputChunk]:

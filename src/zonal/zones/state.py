@@ -90,10 +90,24 @@ class ZoneStore:
             ) from error
 
     def update(self, zone_id: str, **changes: Any) -> ZoneRecord:
-        """Replaces fields of a record (never its spec) and returns it. Raises ``NotFoundError``."""
+        """Replaces fields of a record (never of its spec) and returns it. Raises ``NotFoundError``."""
         if "spec" in changes:
             raise TypeError("a zone's spec never changes")
         return self._change(zone_id, lambda record: replace(record, **changes))
+
+    def rename(self, zone_id: str, name: str) -> ZoneRecord:
+        """Gives a zone another name. Raises ``NotFoundError``, and ``AlreadyExistsError`` when the name is taken."""
+        record = self.get(zone_id)
+        record = replace(record, spec=replace(record.spec, name=name))
+        try:
+            self._database.execute(
+                "UPDATE zones SET name = ?, record = ? WHERE id = ?", (name, encode_record(record), zone_id)
+            )
+        except sqlite3.IntegrityError as error:
+            if _UNIQUE_NAME not in str(error):
+                raise
+            raise AlreadyExistsError(f"the name {name!r} is in use by another zone", hint="choose another") from error
+        return record
 
     def add_resource(self, zone_id: str, kind: str, name: str) -> ZoneRecord:
         """Notes something about to be made for a zone, so that it can be undone. Raises ``NotFoundError``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,10 @@ class ZoneStorage:
     def user(self) -> str:
         """What leases of volumes and images name."""
         return f"zone {self._spec.name}"
+
+    def rename(self, name: str) -> None:
+        """The zone has another name from now on."""
+        self._spec = replace(self._spec, name=name)
 
     @property
     def mounted(self) -> tuple[Attached, ...]:
@@ -188,9 +192,12 @@ class ZoneStorage:
         await self._disconnect(domain_id, attached)
         self._give_up(opened)
 
-    async def settle(self, session: Session, root: str) -> None:
-        """After the workload's end: what was written comes to rest on the disks, which the zone lets go of."""
-        keeps_scratch = self._spec.storage_bytes and not self._spec.remove
+    async def settle(self, session: Session, root: str, *, keep: bool) -> None:
+        """After the workload's end: what was written comes to rest on the disks, which the zone lets go of.
+
+        ``keep``: whether the scratch disk outlives the zone.
+        """
+        keeps_scratch = self._spec.storage_bytes and keep
         if self.outlived or keeps_scratch:
             for each in self.mounted:
                 await self._detach(session, each)

@@ -22,11 +22,15 @@ def test_zones_are_listed_looked_into_and_removed(zonal: Zonal) -> None:
     assert re.search(r"^[0-9a-f]{12} +first +local:1 +sh -c echo 1; .* exited \(3\)", listed, re.MULTILINE)
     assert zonal("ps", "-q").stdout == b""
     document = json.loads(zonal("zone", "inspect", "first").stdout)[0]
-    assert (document["state"], document["exit_status"], document["image"]) == ("exited", 3, "local:1")
-    assert json.loads(zonal("zone", "ls", "-a", "--json").stdout) == document
+    assert (document["State"]["Status"], document["State"]["ExitCode"]) == ("exited", 3)
+    assert document["Config"]["Image"] == "local:1"
+    shown = zonal("inspect", "-f", "{{.Name}} {{.State.Running}} {{json .Args}} {{.No.Such}}", "first").stdout
+    assert shown == b'first false ["-c", "echo 1; echo 2; exit 3"] <no value>\n'
+    listed = json.loads(zonal("zone", "ls", "-a", "--json").stdout)
+    assert (listed["id"], listed["state"], listed["exit_status"]) == (document["Id"], "exited", 3)
     assert zonal("logs", "--tail", "1", "first").stdout == b"2\n"
     assert zonal("zone", "console", "first").stdout.startswith(b"Linux version")
-    assert zonal("zone", "rm", document["id"][:8]).returncode == 0
+    assert zonal("zone", "rm", document["Id"][:8]).returncode == 0
     assert zonal.names() == []
 
 

@@ -34,11 +34,13 @@ from zonal.network.attachments import Attachments
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
 from zonal.zones.audience import Audience, Audiences
+from zonal.zones.events import EventLog
 from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Attached, Mount
+from zonal.zones.names import check_name
 from zonal.zones.oci_spec import exec_process
 from zonal.zones.output_log import OutputLog
-from zonal.zones.paths import Change, PathInfo
+from zonal.zones.paths import Change, PathInfo, ProcessInfo
 from zonal.zones.spec import (
     ExecSpec,
     ExitResult,
@@ -47,9 +49,11 @@ from zonal.zones.spec import (
     OutputChunk,
     Phase,
     TerminalSize,
+    ZoneEvent,
     ZoneRecord,
     ZoneSpec,
     ZoneState,
+    ZoneStatistics,
 )
 from zonal.zones.state import ZoneStore
 
@@ -205,6 +209,7 @@ class LocalZone(LocalProcess):
 
     def on_end(self, status: int) -> ExitResult:
         self.kept.close()
+        self._zones.told.emit("die", self.spec, exitCode=str(status))
         end_ns = time.monotonic_ns() - self._arrived_ns
         phases = (*self.record.phases, Phase("workload", self.record.phases[-1].end_ns, end_ns))
         self._zones.store.update(
@@ -293,8 +298,9 @@ class LocalStdin:
 class LocalZones:
     """Processes of this machine, as a ``ZoneService``."""
 
-    def __init__(self, store: ZoneStore, group: asyncio.TaskGroup, folder: Path) -> None:
+    def __init__(self, store: ZoneStore, group: asyncio.TaskGroup, folder: Path, log: EventLog) -> None:
         self.store = store
+        self.told = log
         self.folder = folder
         self.group = group
         self._running: dict[str, LocalZone] = {}
@@ -311,6 +317,7 @@ class LocalZones:
 
     async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> LocalClient:
         self.store.add(ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), domain_id=7))
+        self.told.emit("create", spec)
         self.changed.set()
         try:
             await self.hold_launch.wait()
@@ -336,10 +343,61 @@ class LocalZones:
             raise WrongStateError(f"zone {record.name} is not running", hint="zonal zone ls lists those that are")
         return self._running[record.id]
 
-    async def attach(self, ref: str, *, stdin: bool) -> LocalClient:
+    async def attach(self, ref: str, *, stdin: bool, start: bool = False) -> LocalClient:
+        record = self.store.find(ref)
+        if start and not record.state.alive:
+            await self._start(record)
         zone = self._alive(ref)
         theirs = (zone.stdin.kept_open() if zone.spec.detach else zone.stdin) if stdin else LocalStdin()
         return LocalClient(zone, zone.spec.id, zone.join(), theirs)
+
+    def events(self, *, since_ns: int, until_ns: int) -> AsyncIterator[ZoneEvent]:
+        return self.told.read(since_ns=since_ns, until_ns=until_ns)
+
+    async def start(self, ref: str) -> None:
+        record = self.store.find(ref)
+        if not record.state.alive:
+            await self._start(record)
+
+    async def _start(self, record: ZoneRecord) -> LocalZone:
+        spec = record.spec
+        self.store.update(spec.id, state=ZoneState.RUNNING, started_ns=time.time_ns())
+        zone = LocalZone(self, spec, time.monotonic_ns())
+        await zone.start()
+        self._running[spec.id] = zone
+        return zone
+
+    async def restart(self, ref: str, timeout: float) -> None:
+        record = self.store.find(ref)
+        await self.stop(record.id, timeout)
+        await self.start(record.id)
+
+    async def pause(self, ref: str) -> None:
+        zone = self._alive(ref)
+        if self.store.find(ref).state is not ZoneState.RUNNING:
+            raise WrongStateError("not running")
+        await zone.signal(signal.SIGSTOP)
+        self.store.update(zone.spec.id, state=ZoneState.PAUSED)
+
+    async def unpause(self, ref: str) -> None:
+        if self.store.find(ref).state is not ZoneState.PAUSED:
+            raise WrongStateError("not paused")
+        zone = self._alive(ref)
+        self.store.update(zone.spec.id, state=ZoneState.RUNNING)
+        await zone.signal(signal.SIGCONT)
+
+    async def rename(self, ref: str, name: str) -> None:
+        self.store.rename(self.store.find(ref).id, check_name(name))
+
+    async def statistics(self, ref: str) -> ZoneStatistics:
+        self._alive(ref)
+        now = time.monotonic_ns()
+        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1, 2, 3, 4, 5)
+
+    async def processes(self, ref: str) -> list[ProcessInfo]:
+        zone = self._alive(ref)
+        command = " ".join(zone.spec.command)
+        return [ProcessInfo(1, 0, 0, "", "S", time.time_ns() - 10**9, 5 * 10**8, 4 << 20, 1 << 20, "sh", command)]
 
     async def exec(self, ref: str, spec: ExecSpec) -> LocalClient:
         zone = self._alive(ref)
@@ -465,9 +523,9 @@ class LocalZones:
 @asynccontextmanager
 async def open_local_services(state: Path) -> AsyncGenerator[Services]:
     """Services without Xen on a state folder; ends the processes at its end."""
-    with ZoneStore.open(state / "state.sqlite") as store:
+    with ZoneStore.open(state / "state.sqlite") as store, EventLog(state) as events:
         async with asyncio.TaskGroup() as group:
-            zones = LocalZones(store, group, state / "zones")
+            zones = LocalZones(store, group, state / "zones", events)
             try:
                 yield Services(
                     zones=zones,

@@ -67,6 +67,13 @@ async def test_inspect_by_id_beginning_and_name(client: Client) -> None:
         ("KillZone", pb.KillZoneRequest(zone="none"), pb.KillZoneReply),
         ("WaitZone", pb.ZoneRef(zone="none"), pb.WaitZoneReply),
         ("RemoveZone", pb.RemoveZoneRequest(zone="none"), pb.RemoveZoneReply),
+        ("StartZone", pb.ZoneRef(zone="none"), pb.StartZoneReply),
+        ("RestartZone", pb.StopZoneRequest(zone="none"), pb.StartZoneReply),
+        ("PauseZone", pb.ZoneRef(zone="none"), pb.PauseZoneReply),
+        ("UnpauseZone", pb.ZoneRef(zone="none"), pb.PauseZoneReply),
+        ("RenameZone", pb.RenameZoneRequest(zone="none", name="some"), pb.RenameZoneReply),
+        ("ZoneStats", pb.ZoneStatsRequest(zones=["none"]), pb.ZoneStatsReply),
+        ("ZoneProcesses", pb.ZoneRef(zone="none"), pb.ZoneProcessesReply),
         ("InspectImage", pb.ImageRef(reference="none"), pb.ImageDetails),
         ("RemoveImage", pb.RemoveImageRequest(reference="none"), pb.RemoveImageReply),
     ],
@@ -257,3 +264,82 @@ async def test_a_log_is_as_large_as_asked(client: Client) -> None:
 @pytest.mark.parametrize("values", [{"log_max_bytes": 100}, {"log_max_bytes": 1 << 40}, {"log_max_files": 101}])
 async def test_a_log_cannot_be_of_any_size(client: Client, values: dict[str, int]) -> None:
     assert await refused(client.run(spec("true", **values))) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_start_and_restart_go_on_in_the_same_log(client: Client) -> None:
+    zone_id = await start(client, "sh", "-c", "echo on; exit 3")
+    await client.zones.wait(zone_id)
+    reply = await client.call("StartZone", pb.ZoneRef(zone=zone_id), pb.StartZoneReply)
+    assert reply.zone.id == zone_id
+    await client.zones.wait(zone_id)
+    request = pb.StopZoneRequest(zone=zone_id, timeout_seconds=1)
+    await client.call("RestartZone", request, pb.StartZoneReply)
+    await client.zones.wait(zone_id)
+    call = client.stream("ZoneLogs", pb.ZoneLogsRequest(zone=zone_id), pb.OutputChunk)
+    assert b"".join([chunk.stdout async for chunk in call]) == b"on\n" * 3
+    late = client.call("RestartZone", pb.StopZoneRequest(zone=zone_id, timeout_seconds=1 << 30), pb.StartZoneReply)
+    assert await refused(late) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_who_attaches_may_start_it_and_gets_all_of_it(client: Client) -> None:
+    zone_id = await start(client, "sh", "-c", "echo on; exit 3")
+    await client.zones.wait(zone_id)
+    first = pb.RunRequest(attach=pb.AttachSpec(zone=zone_id, start=True))
+    replies = [reply async for reply in client.converse("Attach", iter([first]), pb.RunReply)]
+    assert replies[-1].exited.status == 3
+
+
+async def test_pause_and_unpause(client: Client) -> None:
+    zone_id = await start(client)
+    zone = pb.ZoneRef(zone=zone_id)
+    await client.call("PauseZone", zone, pb.PauseZoneReply)
+    assert (await client.call("InspectZone", zone, pb.Zone)).state == pb.ZONE_STATE_PAUSED
+    assert await refused(client.call("PauseZone", zone, pb.PauseZoneReply)) is grpc.StatusCode.FAILED_PRECONDITION
+    listed = await client.call("ListZones", pb.ListZonesRequest(), pb.ListZonesReply)
+    assert [each.id for each in listed.zones] == [zone_id]
+    await client.call("UnpauseZone", zone, pb.PauseZoneReply)
+    assert await refused(client.call("UnpauseZone", zone, pb.PauseZoneReply)) is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_rename(client: Client) -> None:
+    zone_id = await start(client, name="before")
+    await start(client, name="other")
+
+    def rename(name: str) -> Any:
+        return client.call("RenameZone", pb.RenameZoneRequest(zone=zone_id, name=name), pb.RenameZoneReply)
+
+    await rename("after")
+    assert (await client.call("InspectZone", pb.ZoneRef(zone="after"), pb.Zone)).id == zone_id
+    assert await refused(rename("other")) is grpc.StatusCode.ALREADY_EXISTS
+    assert await refused(rename("-")) is grpc.StatusCode.INVALID_ARGUMENT
+    assert client.zones.store.find("after").name == "after"
+
+
+async def test_what_zones_use_and_what_runs_in_them(client: Client) -> None:
+    zone_id = await start(client)
+    await client.run(spec("true", name="ended"))
+    reply = await client.call("ZoneStats", pb.ZoneStatsRequest(), pb.ZoneStatsReply)
+    assert [(each.id, each.block_read_bytes, each.processes) for each in reply.stats] == [(zone_id, 1, 5)]
+    ended = client.call("ZoneStats", pb.ZoneStatsRequest(zones=["ended"]), pb.ZoneStatsReply)
+    assert await refused(ended) is grpc.StatusCode.FAILED_PRECONDITION
+    reply = await client.call("ZoneProcesses", pb.ZoneRef(zone=zone_id), pb.ZoneProcessesReply)
+    assert [(each.pid, each.name) for each in reply.processes] == [(1, "sh")]
+
+
+async def test_what_happens_is_told_while_it_happens_and_later(client: Client) -> None:
+    call = client.stream("Events", pb.EventsRequest(), pb.Event)
+    reading = asyncio.ensure_future(call.read())
+    await asyncio.sleep(0.2)
+    zone_id = (await client.run(spec("sh", "-c", "exit 3")))[0].started.zone_id
+    first = await reading
+    assert (first.action, first.zone_id, first.image) == ("create", zone_id, "local:1")
+    assert (await call.read()).attributes["exitCode"] == "3"
+    call.cancel()
+    past = client.stream("Events", pb.EventsRequest(since_ns=1, until_ns=time.time_ns()), pb.Event)
+    assert [event.action async for event in past] == ["create", "die"]
+
+    async def read(**values: int) -> None:
+        async for _ in client.stream("Events", pb.EventsRequest(**values), pb.Event):
+            pass
+
+    assert await refused(read(since_ns=-1)) is grpc.StatusCode.INVALID_ARGUMENT

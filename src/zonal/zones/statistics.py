@@ -1,0 +1,80 @@
+"""What a zone uses now: CPU by the hypervisor's word, memory by its agent's, disks and network by the host's kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zonal.errors import WrongStateError, ZonalError
+from zonal.xen import domctl
+from zonal.xen.abi.privcmd import PAGE_SIZE
+from zonal.zones.spec import ZoneStatistics
+
+if TYPE_CHECKING:
+    from zonal.zones.host import XenHost
+    from zonal.zones.session import Session
+
+ASK_TIMEOUT = 5.0
+"""Seconds for the agent; one that does not answer leaves the hypervisor's word for its memory."""
+_SECTOR = 512
+"""Bytes in which the backend counts (Linux, drivers/block/xen-blkback/xenbus.c)."""
+_BACKENDS = Path("/sys/bus/xen-backend/devices")
+_INTERFACES = Path("/sys/class/net")
+_MAX = (1 << 63) - 1
+
+
+async def read_statistics(host: XenHost, domain_id: int, session: Session | None, container: str) -> ZoneStatistics:
+    """Of a domain and the agent in it, if there is one to be asked. Raises ``WrongStateError`` when it is gone."""
+    info = domctl.domain_info(host.hypervisor, domain_id)
+    now_ns = time.monotonic_ns()
+    if info is None or info.dying:
+        raise WrongStateError("its domain is gone")
+    total = info.total_pages * PAGE_SIZE
+    used, processes = total, 0
+    if session is not None:
+        with suppress(ZonalError):
+            said = await session.call("statistics", {"container": container}, ASK_TIMEOUT)
+            if isinstance(said, dict):
+                # The zone's word, within what it can have.
+                available = _number(said.get("memory_available"), total)
+                used, processes = total - available, _number(said.get("processes"), 1 << 22)
+    read, written = await asyncio.to_thread(_block_bytes, domain_id)
+    received, sent = await asyncio.to_thread(_net_bytes, domain_id)
+    return ZoneStatistics(
+        time_ns=now_ns,
+        cpu_time_ns=info.cpu_time_ns,
+        memory_bytes=used,
+        memory_limit_bytes=total,
+        block_read_bytes=read,
+        block_written_bytes=written,
+        net_received_bytes=received,
+        net_sent_bytes=sent,
+        processes=processes,
+    )
+
+
+def _block_bytes(domain_id: int) -> tuple[int, int]:
+    folders = [path / "statistics" for path in _BACKENDS.glob(f"vbd-{domain_id}-*")]
+    return _sum(folders, "rd_sect") * _SECTOR, _sum(folders, "wr_sect") * _SECTOR
+
+
+def _net_bytes(domain_id: int) -> tuple[int, int]:
+    # What the host receives is what the zone has sent.
+    folders = [path / "statistics" for path in _INTERFACES.glob(f"vif{domain_id}.*")]
+    return _sum(folders, "tx_bytes"), _sum(folders, "rx_bytes")
+
+
+def _sum(folders: Iterable[Path], name: str) -> int:
+    total = 0
+    for folder in folders:
+        with suppress(OSError, ValueError):  # a device that has just gone
+            total += int((folder / name).read_text())
+    return total
+
+
+def _number(value: object, most: int) -> int:
+    return min(max(value, 0), most) if isinstance(value, int) else 0
