@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -129,7 +130,33 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
             "WorkingDir": config.working_directory,
             "StopSignal": config.stop_signal,
         },
+        "NetworkSettings": {
+            "Ports": _port_map(zone.ports),
+            "Networks": {zone.network: _addresses(zone)} if zone.network != "none" else {},
+        },
         "Zone": {"state": state, **{key: listed[key] for key in alone}},
+    }
+
+
+def _port_map(ports: Iterable[pb.Port]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in ports:
+        there = {"HostIp": port.host_ip or "0.0.0.0", "HostPort": str(port.host_port)}
+        found.setdefault(f"{port.zone_port}/{port.protocol}", []).append(there)
+    return found
+
+
+def _addresses(zone: pb.Zone) -> dict[str, Any]:
+    """The first address of each family; they are there while the zone runs."""
+    interfaces = [ipaddress.ip_interface(each) for each in zone.addresses]
+    first = {each.version: each for each in reversed(interfaces)}
+    old, new = first.get(4), first.get(6)
+    return {
+        "IPAddress": str(old.ip) if old else "",
+        "IPPrefixLen": old.network.prefixlen if old else 0,
+        "GlobalIPv6Address": str(new.ip) if new else "",
+        "GlobalIPv6PrefixLen": new.network.prefixlen if new else 0,
+        "MacAddress": zone.mac,
     }
 
 

@@ -44,6 +44,24 @@ def published(control: Control, spec: pb.RunSpec, host: str | None, lab: str | N
             _forget_ended(control, name)
 
 
+def publish_again(control: Control, ref: str, host: str | None, lab: str | None) -> None:
+    """The ports of a zone that was started again are this machine's again, on its loopback.
+
+    Raises ``AlreadyExistsError`` for a port that somebody has taken meanwhile: the zone runs without it.
+    """
+    if socket_path(host, lab) is not None:
+        return
+    from zonal.api import control_pb2 as pb
+
+    zone = control.call("InspectZone", pb.ZoneRef(zone=ref), pb.Zone)
+    if not zone.ports:
+        return
+    from zonal.lab import default_name, ports
+
+    wanted = [ports.Forward(port.protocol, ports.LOOPBACK, port.host_port, port.host_port) for port in zone.ports]
+    ports.add(lab or default_name(), wanted)
+
+
 def forget_ended(control: Control, host: str | None, lab: str | None) -> None:
     """Gives up the ports of zones that have ended."""
     if socket_path(host, lab) is None:

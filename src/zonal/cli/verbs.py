@@ -9,6 +9,7 @@ import click
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.each import each
 from zonal.cli.errors import warn
+from zonal.cli.published import publish_again
 from zonal.cli.terminal import detach_keys_option, parse_detach_keys
 from zonal.errors import InvalidInputError, WrongStateError
 
@@ -34,7 +35,12 @@ def start_zones(
         raise InvalidInputError("only one zone can be taken part in at once", hint="leave out -a and -i")
     with zonald(host, lab) as control:
         if not attached:
-            each(zones, lambda ref: control.call("StartZone", pb.ZoneRef(zone=ref), pb.StartZoneReply))
+
+            def start(ref: str) -> None:
+                control.call("StartZone", pb.ZoneRef(zone=ref), pb.StartZoneReply)
+                publish_again(control, ref, host, lab)
+
+            each(zones, start)
             return 0
         from zonal.cli.attach import Manner, attach
 
@@ -61,12 +67,12 @@ def restart_zones(timeout: int | None, zones: tuple[str, ...], host: str | None,
     from zonal.api import control_pb2 as pb
 
     with zonald(host, lab) as control:
-        each(
-            zones,
-            lambda ref: control.call(
-                "RestartZone", pb.StopZoneRequest(zone=ref, timeout_seconds=timeout), pb.StartZoneReply
-            ),
-        )
+
+        def restart(ref: str) -> None:
+            control.call("RestartZone", pb.StopZoneRequest(zone=ref, timeout_seconds=timeout), pb.StartZoneReply)
+            publish_again(control, ref, host, lab)
+
+        each(zones, restart)
 
 
 @click.command("pause")
