@@ -66,15 +66,22 @@ def kernel_path() -> Path:
 
 @asynccontextmanager
 async def boot_guest(
-    folder: Path, script: str, *, modules: tuple[str, ...] = (), devices: tuple[DevicePlan, ...] = ()
+    folder: Path,
+    script: str,
+    *,
+    modules: tuple[str, ...] = (),
+    devices: tuple[DevicePlan, ...] = (),
+    mebibytes: int = 128,
+    vcpus: int = 1,
 ) -> AsyncGenerator[Guest]:
-    """Boots a zone of 128 MiB that runs ``script`` with busybox, and destroys it at the end."""
+    """Boots a zone that runs ``script`` with busybox, and destroys it at the end."""
     kernel = load_kernel(kernel_path(), Path("/var/tmp/zonal-test-kernels"))
     (folder / "initrd").write_bytes(initrd(script, modules))
     config = DomainConfig(
         name="zonal-test",
         kernel=kernel,
-        memory=128 << 20,
+        memory=mebibytes << 20,
+        vcpus=vcpus,
         command_line="console=hvc0 quiet panic=-1",
         initrd=folder / "initrd",
         devices=devices,

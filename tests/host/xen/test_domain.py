@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.xen.guest import boot_guest, initrd, kernel_path
+from tests.host.xen.guest import boot_guest, kernel_path
 from zonal.errors import InvalidInputError, ResourceExhaustedError
 from zonal.xen import domctl
 from zonal.xen.abi.domctl import SHUTDOWN_CRASH, SHUTDOWN_POWEROFF
@@ -20,6 +20,9 @@ from zonal.xen.hypercall import HypercallError, Hypervisor
 from zonal.xen.store import Store
 
 MIB = 1 << 20
+EMULATOR_S_FAULT = b"Oops: int3"
+"""A processor has run code that another one has just changed: the kernel patches itself while it starts, and QEMU's
+emulation of several processors does not always keep up. No other fault is let pass."""
 
 
 @pytest.fixture
@@ -55,11 +58,10 @@ async def test_the_kernel_finds_the_memory_and_cpus_that_it_was_given(tmp_path: 
 
 
 @pytest.mark.parametrize(("mebibytes", "vcpus"), [(72, 1), (101, 2), (333, 8), (700, 64)])
-async def test_odd_sizes_and_many_cpus_start(
-    hypervisor: Hypervisor, store: Store, kernel: KernelImage, mebibytes: int, vcpus: int, tmp_path: Path
+async def test_odd_sizes_and_many_cpus_are_built(
+    hypervisor: Hypervisor, store: Store, kernel: KernelImage, mebibytes: int, vcpus: int
 ) -> None:
-    (tmp_path / "initrd").write_bytes(initrd("poweroff -f", ()))
-    config = DomainConfig("odd", kernel, mebibytes * MIB, vcpus, "console=hvc0 quiet", tmp_path / "initrd")
+    config = DomainConfig("odd", kernel, mebibytes * MIB, vcpus)
     domain = await create_domain(hypervisor, store, config)
     try:
         info = domctl.domain_info(hypervisor, domain.domain_id)
@@ -68,11 +70,25 @@ async def test_odd_sizes_and_many_cpus_start(
         assert info.paused
         assert info.handle == config.uuid.bytes
         assert await store.read_text(f"/local/domain/{domain.domain_id}/name") == "odd"
-        if mebibytes > 72 and vcpus <= 8:
-            await domain.start()
-            assert await domain.wait_shutdown() == SHUTDOWN_POWEROFF
     finally:
         await domain.destroy()
+
+
+@pytest.mark.parametrize(("mebibytes", "vcpus"), [(101, 2), (333, 8)])
+async def test_odd_sizes_and_many_cpus_run(mebibytes: int, vcpus: int, tmp_path: Path) -> None:
+    ended = None
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        script = "grep -c ^processor /proc/cpuinfo; poweroff -f"
+        async with boot_guest(folder, script, mebibytes=mebibytes, vcpus=vcpus) as guest:
+            ended = await guest.domain.wait_shutdown()
+        said = (folder / "console.log").read_bytes()
+        if ended == SHUTDOWN_CRASH and EMULATOR_S_FAULT in said:
+            continue
+        assert f"\n{vcpus}\r\n".encode() in said
+        break
+    assert ended == SHUTDOWN_POWEROFF
 
 
 async def test_a_panic_is_a_crash(tmp_path: Path) -> None:
