@@ -17,7 +17,7 @@ from tests.unit.images.registry import registry
 
 pytestmark = pytest.mark.lab
 CLIENTS = 2
-KILLS = 3
+KILLS = 2
 ROWS = 60
 """Told as committed before a zone may be destroyed."""
 
