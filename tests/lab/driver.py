@@ -39,10 +39,11 @@ class Snapshot:
 
 
 class Host:
-    """The lab's host, as its user sees it."""
+    """The lab's host, as its user sees it. Zones are on no ``network`` unless a test is about one: that takes time."""
 
-    def __init__(self, lab: NamedLab) -> None:
-        self.environment = {k: v for k, v in os.environ.items() if k != "ZONAL_HOST"} | {"ZONAL_LAB": lab.name}
+    def __init__(self, lab: NamedLab, *, network: str = "none") -> None:
+        self.environment = {k: v for k, v in os.environ.items() if k != "ZONAL_HOST"}
+        self.environment |= {"ZONAL_LAB": lab.name, "ZONAL_NETWORK": network}
         self.name = self.lab = lab.name
 
     def command(self, *arguments: str) -> list[str]:

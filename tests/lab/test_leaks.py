@@ -13,7 +13,7 @@ RUNS = int(os.environ.get("ZONAL_SOAK", "15"))
 
 
 def test_runs_leave_nothing(lab: NamedLab) -> None:
-    host = Host(lab)
+    host = Host(lab, network="zonal")
     # The first runs fill caches: the decompressed kernel, the system image, gRPC's and Python's own.
     for _ in range(3):
         host.run(IMAGE, "true")

@@ -98,7 +98,7 @@ LEFT = (
 
 @pytest.fixture(scope="module", name="host")
 def the_host(lab: NamedLab) -> Generator[Host]:
-    host = Host(lab)
+    host = Host(lab, network="zonal")
     host.remove_all()
     host.zonal("network", "rm", "blue")
     yield host

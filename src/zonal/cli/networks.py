@@ -22,7 +22,13 @@ def network_options(command: _F) -> _F:
     """The options of ``run``; pass their values to ``parse_network``."""
     for decorate in reversed(
         (
-            click.option("--network", "--net", default="", metavar="NAME|none", help="zonal by default."),
+            click.option(
+                *("--network", "--net"),
+                envvar="ZONAL_NETWORK",
+                default="",
+                metavar="NAME|none",
+                help="$ZONAL_NETWORK, or zonal, by default.",
+            ),
             click.option(
                 "-p", "--publish", multiple=True, metavar="[[IP:]HOST:]ZONE[/udp]", help="A port, or a range of ports."
             ),

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from zonal.cli.networks import parse_network, parse_ports, show_port
+import click
+import pytest
+from click.testing import CliRunner
+
+from zonal.cli.networks import network_options, parse_network, parse_ports, show_port
 from zonal.errors import InvalidInputError
 from zonal.lab.ports import Forward, parse_forwards
 
@@ -32,6 +36,17 @@ def test_ports_are_read_as_docker_reads_them(text: str, shown: list[str]) -> Non
 def test_what_is_no_port_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError):
         parse_ports(text)
+
+
+def test_the_environment_may_name_the_default_network() -> None:
+    @click.command()
+    @network_options
+    def show(network: str, **_: Any) -> None:
+        click.echo(network)
+
+    runner = CliRunner()
+    assert runner.invoke(show, [], env={"ZONAL_NETWORK": "none"}).output == "none\n"
+    assert runner.invoke(show, ["--network", "mine"], env={"ZONAL_NETWORK": "none"}).output == "mine\n"
 
 
 def test_further_hosts_may_have_ipv6_addresses() -> None:
