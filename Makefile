@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO := src/zonal/api/control.proto
 STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
 
-.PHONY: run test test-unit test-lab lint format bench bench-storage bench-network soak setup setup-dev clean
+.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -17,7 +17,11 @@ test-unit: setup-dev
 	$(BIN)/pytest tests/unit
 
 test-lab: setup-dev
-	$(BIN)/pytest tests/lab
+	$(BIN)/pytest -m "not long" tests/lab
+
+# Images with nginx, redis, PostgreSQL and an application of Python, races, and crashes: half an hour more.
+test-long: setup-dev
+	$(BIN)/pytest -m long tests/lab
 
 lint: setup-dev
 	$(BIN)/ruff check .

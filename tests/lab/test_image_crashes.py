@@ -18,6 +18,8 @@ from tests.lab.store_check import checked
 from tests.unit.images.registry import Registry, registry
 from tests.unit.images.tarballs import OciLayout
 
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
 SMALL, LARGE = "small", "large"
 _FILES = 1000
 """In the large image, so that every step of making it takes a while."""

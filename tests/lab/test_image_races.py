@@ -20,7 +20,7 @@ from tests.lab.small_images import SmallImages, is_whole, put
 from tests.lab.store_check import checked
 from tests.unit.images.registry import Registry, registry
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 SECONDS = int(os.environ.get("ZONAL_RACE", "45"))
 STABLE = ("one", "two", "three")
 MOVING = ("old", "new")

@@ -15,7 +15,7 @@ from tests.lab.driver import TIMEOUT, Host, NamedLab
 from tests.lab.real_images import POSTGRESQL, built
 from tests.unit.images.registry import registry
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 CLIENTS = 2
 KILLS = 2
 ROWS = 60

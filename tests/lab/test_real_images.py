@@ -14,7 +14,7 @@ from tests.lab.driver import Host, NamedLab
 from tests.lab.real_images import NGINX, PYTHON, REDIS, built
 from tests.unit.images.registry import PASSWORD, USER, Registry, make_authority, registry
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 CERTIFICATES = "/etc/containers/certs.d"
 
 

@@ -11,7 +11,7 @@ from tests.lab.driver import Host, NamedLab
 from tests.unit.images.registry import Registry, registry
 from tests.unit.images.tarballs import OciLayout, digest, file, tarball
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 FOLDER = "/etc/containers/registries.conf.d"
 SETTINGS = f"{FOLDER}/zonal-test.conf"
 LAYER = tarball(file("app", b"application"))

@@ -215,7 +215,8 @@ def test_what_the_host_mounts_in_a_directory_is_seen(host: Host) -> None:
     )
     looks += "cat /d/late/file; ls /d/late; : > /d/looked; until [ -e /d/plain/end ]; do sleep 0.2; done; ls -A /d/late"
     script = f"""
-        set -e; mkdir -p {place}/early {place}/late {place}/plain; trap 'umount -q {place}/* || true; rm -r {place}' EXIT
+        set -e; mkdir -p {place}/early {place}/late {place}/plain
+        trap 'umount -q {place}/* || true; rm -r {place}' EXIT
         mount -t tmpfs none {place}/early; echo early > {place}/early/file; stat -c %i {place}/plain
         {zone} '{looks}' & until [ -e {place}/early/ready ]; do sleep 0.2; done
         mount -t tmpfs none {place}/late; echo late > {place}/late/file.new; mv {place}/late/file.new {place}/late/file

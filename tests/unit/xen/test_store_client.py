@@ -120,7 +120,7 @@ async def test_the_first_refused_entry_is_raised(peer: Peer, store: Store) -> No
         await store.put([Entry("/a"), Entry("/b"), Entry("/c")])
 
 
-def transactional(conflicts: int) -> Answer:
+def transactional(conflicts: int, why: bytes = b"EAGAIN") -> Answer:
     ended = 0
 
     def answer(message: Message) -> list[Message]:
@@ -129,10 +129,30 @@ def transactional(conflicts: int) -> Answer:
             return [ok(message, b"%d\0" % (100 + ended))]
         if message.type == MessageType.TRANSACTION_END and message.payload == b"T\0":
             ended += 1
-            return [error(message, b"EAGAIN") if ended <= conflicts else ok(message)]
+            return [error(message, why) if ended <= conflicts else ok(message)]
         return [ok(message)]
 
     return answer
+
+
+async def test_a_store_that_cannot_count_a_dead_domain_s_nodes_is_asked_again_a_few_times(
+    peer: Peer, store: Store
+) -> None:
+    runs: list[Transaction] = []
+
+    async def body(transaction: Transaction) -> None:
+        runs.append(transaction)
+
+    peer.answer = transactional(2, b"ENOMEM")
+    await store.transaction(body)
+    assert len(runs) == 3
+    peer.answer = transactional(100, b"ENOMEM")
+    with pytest.raises(StoreRequestError, match="ENOMEM"):
+        await store.transaction(body)
+    assert len(runs) < 20
+    peer.answer = transactional(1, b"ENOSPC")
+    with pytest.raises(StoreRequestError, match="ENOSPC"):
+        await store.transaction(body)
 
 
 async def test_a_transaction_is_run_again_after_a_conflict(peer: Peer, store: Store) -> None:

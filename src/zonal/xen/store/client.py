@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from zonal.errors import DeadlineError
 from zonal.xen.store.connection import Connection, Request
-from zonal.xen.store.errors import StoreClosedError, StoreConflictError, StoreProtocolError
+from zonal.xen.store.errors import StoreClosedError, StoreConflictError, StoreProtocolError, StoreRequestError
 from zonal.xen.store.nodes import Nodes
 from zonal.xen.store.watch import Watch
 from zonal.xen.store.wire import MessageType, encode_strings
@@ -18,6 +18,9 @@ from zonal.xen.store.wire import MessageType, encode_strings
 _T = TypeVar("_T")
 
 TRANSACTION_ATTEMPTS = 100
+_FAILED_ATTEMPTS = 5
+"""How often a transaction is tried that the store cannot count."""
+_PAUSE = 0.05
 
 
 class Transaction(Nodes):
@@ -74,6 +77,7 @@ class Store(Nodes):
         After ``attempts`` conflicts :class:`StoreConflictError` is raised. If ``body`` raises or is cancelled, nothing
         is committed.
         """
+        failed = 0
         for attempt in range(1, attempts + 1):
             transaction = await self._start_transaction()
             try:
@@ -86,6 +90,13 @@ class Store(Nodes):
             except StoreConflictError:
                 if attempt == attempts:
                     raise
+            except StoreRequestError as error:
+                # xenstored says ENOMEM also when a domain that owns some of the nodes died meanwhile, so that it can
+                # no longer count them as that domain's. A moment later it has forgotten the domain.
+                failed += 1
+                if error.error != "ENOMEM" or failed == _FAILED_ATTEMPTS or attempt == attempts:
+                    raise
+                await asyncio.sleep(_PAUSE * failed)
             else:
                 return result
         raise ValueError(f"a transaction was to be tried {attempts} times")
