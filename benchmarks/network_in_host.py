@@ -59,7 +59,7 @@ def clean() -> None:
 def places(who: str) -> tuple[str, str]:
     """The host's address on the network, and that of the server's zone or container."""
     if who == "zonal":
-        (zone,) = json.loads(output(["zonal", "zone", "inspect", "iperf-server"]))
+        (zone,) = map(json.loads, output(["zonal", "zone", "ls", "--json"]).splitlines())
         (network,) = json.loads(output(["zonal", "network", "inspect", "zonal"]))
         return network["gateways"][0], zone["addresses"][0].partition("/")[0]
     (container,) = json.loads(output(["docker", "inspect", "iperf-server"]))
