@@ -263,3 +263,4 @@ def test_the_zone_that_is_lost_takes_its_server_along(host: Host, folder: Path) 
     after = host.snapshot()
     assert after.domains == before.domains
     assert after.free_mib >= before.free_mib - 4
+    assert [key for key in after.store_keys if f"/{domain}/" in key] == []

@@ -208,6 +208,14 @@ async def remove_from_store(store: Store, domain_id: int) -> None:
         return
 
 
+async def backed_domains(store: Store) -> set[int]:
+    """Domains for which the host has backends, or had: whoever destroys a domain by other means leaves them behind."""
+    parent = f"{domain_path(HOST_ID)}/backend"
+    kinds = await _children(store, parent)
+    names = [name for kind in kinds for name in await _children(store, f"{parent}/{kind}")]
+    return {int(name) for name in names if name.isdecimal()}
+
+
 async def _remove_all(nodes: Nodes, domain_id: int) -> None:
     path = domain_path(domain_id)
     vm = await nodes.find(f"{path}/vm")

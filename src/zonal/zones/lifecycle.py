@@ -25,7 +25,7 @@ from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
 from zonal.xen import domctl
 from zonal.xen.console_log import quote_console
-from zonal.xen.domain import HOST_ID, destroy_domain, domain_path, remove_from_store
+from zonal.xen.domain import HOST_ID, backed_domains, destroy_domain, domain_path, remove_from_store
 from zonal.xen.domctl import DomainInfo
 from zonal.zones.events import EventLog
 from zonal.zones.host import XenHost
@@ -517,11 +517,17 @@ class ZoneManager(LiveZones):
 
     async def _remove_stale_directories(self) -> None:
         """Directories in the store of zones whose domain is gone: what a kill between two steps can leave."""
+        store = self._host.store
+        # In this order: a domain that comes meanwhile is then alive.
+        named = {
+            int(name)
+            for name in await store.list("/local/domain")
+            if name.isdecimal() and await store.exists(f"/local/domain/{name}/zonal")
+        }
+        named |= await backed_domains(store)
         alive = {info.domain_id for info in domctl.list_domains(self._host.hypervisor)}
-        for name in await self._host.store.list("/local/domain"):
-            ours = name.isdecimal() and int(name) not in alive and int(name) != HOST_ID
-            if ours and await self._host.store.exists(f"/local/domain/{name}/zonal"):
-                await remove_from_store(self._host.store, int(name))
+        for domain_id in named - alive - {HOST_ID}:
+            await remove_from_store(store, domain_id)
         kept = {record.id for record in self._records.list()}
         for path in self._folder.iterdir():
             if path.name not in kept:
