@@ -48,7 +48,9 @@ _KERNEL_ARGUMENTS = (
 # a clock that may be that much off until it is set again.
 _EMULATED_KERNEL_ARGUMENTS = " tsc=reliable"
 # Memory that QEMU hands out is zero; were it scrubbed, all of it would be taken from this machine at once.
-_XEN_ARGUMENTS = "com1=115200,8n1 console=com1 loglvl=warning bootscrub=0"
+# Each CPU has a queue of its own to run from: one for all has one lock, and an emulated CPU that waits for a lock takes
+# QEMU's at each look, so that whoever lets go of it is seen late (docs/performance.md, "Disks").
+_XEN_ARGUMENTS = "com1=115200,8n1 console=com1 loglvl=warning bootscrub=0 credit2_runqueue=cpu"
 _DEVICE_OPTIONS = {
     "intel-iommu": ["-device", "intel-iommu,intremap=on,device-iotlb=off"],
     "e1000e": ["-netdev", "user,id=extra", "-device", "e1000e,netdev=extra,romfile="],
