@@ -210,14 +210,19 @@ def test_users_and_watches_are_those_of_the_zone(host: Host, folder: Path) -> No
 def test_what_the_host_mounts_in_a_directory_is_seen(host: Host) -> None:
     place = "/var/lib/zonal/submounts"
     zone = f"zonal run --rm -m 128M -v {place}:/d {IMAGE} sh -c"
+    look = "cat /d/early/file; stat -c %i /d/plain; ls /d/late; : > /d/early/looked"
+    look += "; until [ -e /d/early/go ]; do sleep 0.2; done; cat /d/late/file; echo zone > /d/late/made"
     script = f"""
-        set -e; mkdir -p {place}/early {place}/plain; trap 'umount -q {place}/* || true; rm -r {place}' EXIT
+        set -e; mkdir -p {place}/early {place}/late {place}/plain
+        trap 'umount -q {place}/* || true; rm -r {place}' EXIT
         mount -t tmpfs none {place}/early; echo early > {place}/early/file; stat -c %i {place}/plain
-        {zone} 'cat /d/early/file; stat -c %i /d/plain; echo zone > /d/early/made'
-        cat {place}/early/made
+        {zone} '{look}' & zone=$!
+        until [ -e {place}/early/looked ]; do kill -0 $zone; sleep 0.2; done
+        mount -t tmpfs none {place}/late; echo late > {place}/late/file; touch {place}/early/go
+        wait $zone; cat {place}/late/made
     """
     inode, *lines = host.shell(script).splitlines()
-    assert lines == ["early", inode, "zone"]
+    assert lines == ["early", inode, "late", "zone"]
 
 
 def until_there(path: Path) -> None:
