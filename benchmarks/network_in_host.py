@@ -78,15 +78,8 @@ def make_image() -> None:
     """Debian with iperf3, for both."""
     tar = WORK / "image.tar"
     with tar.open("wb") as file:
-        command = [
-            "zonal",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "debian:13",
-            *["tar", "-C", "/", "--one-file-system", "-c", "."],
-        ]
+        inside = ["tar", "-C", "/", "--one-file-system", "-c", "."]
+        command = ["zonal", "run", "--rm", "--network", "none", "debian:13", *inside]
         subprocess.run(command, stdout=file, check=True)
     found = output(["ldd", "/usr/bin/iperf3"]).split()
     words = [word for word in found if word.startswith("/")]

@@ -33,18 +33,20 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("pulls", "disks"))
+    parser.add_argument("--only", choices=("pulls", "disks", "directories"))
     given = parser.parse_args()
     rounds = given.rounds
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     samples: dict[str, dict[str, list[float]]] = {}
     try:
-        if given.only != "disks":
+        if given.only in (None, "pulls"):
             measure_pulls(samples, rounds)
         if given.only != "pulls":
             make_image()
+        if given.only in (None, "disks"):
             measure_disks(samples, rounds)
+        if given.only in (None, "directories"):
             measure_directory(samples, rounds)
     finally:
         subprocess.run("zonal zone ls -aq | xargs -r zonal zone rm -f; zonal volume rm bench", shell=True, check=False)
@@ -212,7 +214,7 @@ def measure_directory(samples: dict[str, dict[str, list[float]]], rounds: int) -
 def sides(*options: str) -> list[tuple[str, list[str]]]:
     """The same for both."""
     return [
-        ("zonal", ["zonal", "run", "--rm", "-m", MEMORY, *options, IMAGE]),
+        ("zonal", ["zonal", "run", "--rm", "-m", MEMORY, "--network", "none", *options, IMAGE]),
         ("docker", ["docker", "run", "--rm", "-m", MEMORY, "--network", "none", *options, IMAGE]),
     ]
 
