@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ DEFAULT_STATE = Path("/var/lib/zonal")
 DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
+DEFAULT_RESERVE = 64 << 20
+RESERVE_VARIABLE = "ZONALD_RESERVE_MEMORY"
 SPOOL = "spool"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -50,6 +53,8 @@ class Config:
     tls: TlsListener | None = None
     agent_timeout: float = DEFAULT_AGENT_TIMEOUT
     """Seconds that a zone's kernel and agent may take until the agent answers."""
+    reserve: int = DEFAULT_RESERVE
+    """Bytes of the machine's memory that zones do not get."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,7 +143,17 @@ def _config(options: argparse.Namespace) -> Config:
         state=options.state_dir.absolute(),
         tls=tls,
         agent_timeout=_seconds(options.agent_timeout),
+        reserve=_reserve(options.reserve_memory),
     )
+
+
+def _reserve(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([kmgt]?)", text.strip().lower(), re.ASCII)
+    if not match:
+        raise InvalidInputError(
+            f"--reserve-memory {text!r} is not a size", hint=f"such as 64M or 1G; or set {RESERVE_VARIABLE} to it"
+        )
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2]]
 
 
 def _seconds(text: str) -> float:
@@ -165,6 +180,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         default=os.environ.get(AGENT_TIMEOUT_VARIABLE) or str(DEFAULT_AGENT_TIMEOUT),
         help="how long a new zone may take until its agent answers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reserve-memory",
+        metavar="SIZE",
+        default=os.environ.get(RESERVE_VARIABLE) or f"{DEFAULT_RESERVE >> 20}M",
+        help="memory that zones do not get (default: %(default)s)",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser.parse_args(arguments)

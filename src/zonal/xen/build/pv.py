@@ -65,7 +65,8 @@ def build_pv(
     """Fills a new, empty domain with memory, a kernel and its start state; it then only wants to be unpaused.
 
     ``memory`` in bytes; ``most_memory``, if greater, is what the domain may grow to. Raises ``InvalidInputError`` for
-    what can not fit, ``ResourceExhaustedError`` when the machine has too little memory. Undoes nothing: whoever created the domain destroys it.
+    what can not fit, ``ResourceExhaustedError`` when the machine has too little memory. Undoes nothing: whoever
+    created the domain destroys it.
     """
     line = command_line.encode()
     if len(line) >= MAX_GUEST_CMDLINE:
