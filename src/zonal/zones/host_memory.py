@@ -44,7 +44,7 @@ class Promises:
 
 
 class HostMemory:
-    """See the module. Owners go by the handles of their domains, 16 bytes. No call waits: none is given what another is."""
+    """See the module. Owners go by their domains' handles, 16 bytes. No call waits: nothing is given to two."""
 
     def __init__(self, hypervisor: Hypervisor, reserve: int) -> None:
         """``reserve``: bytes that no zone gets."""
