@@ -56,6 +56,7 @@ class MemoryWatch:
         self._balloon = balloon
         self._target = 0
         self._more = False
+        self._opened = False
         self._events = -1
         """Descriptor of memory.events, or -1."""
         self._high = ""
@@ -75,7 +76,8 @@ class MemoryWatch:
             self._rest = _REST_SECONDS
         self._target, self._more = target, more
         self._waiting_since = 0.0
-        if self._events < 0:
+        if not self._opened:
+            self._opened = True
             self._open()
         self._look()
 
@@ -122,11 +124,15 @@ class MemoryWatch:
         held, available = self._held(), read_available()
         if self._waiting_since and now - self._waiting_since > _PATIENCE_SECONDS:
             self.lost()
-        growing = self._is_growing(held, now)
+        coming = held < self._target - _MIB
+        growing = coming and self._arrives(held, now)
         guard = guard_of(held)
         # Without the controller there is no event, and so we look often and ask when it is time.
         pressed = pressed or (self._events < 0 and self._more and available < 2 * guard)
-        self._mark(available, guard)
+        if coming and not growing:
+            self._set_high("max")  # whatever is the matter, waiting does not help
+        else:
+            self._mark(available, guard)
         short = available < 2 * guard
         period = _SHORT_SECONDS if short else _REPORT_SECONDS
         if (pressed and self._more) or now - self._reported >= period:
@@ -145,9 +151,7 @@ class MemoryWatch:
             period = min(period, _PATIENCE_SECONDS)
         self._timer = self._loop.after(period, self._look)
 
-    def _is_growing(self, held: int, now: float) -> bool:
-        if held >= self._target - _MIB:
-            return False
+    def _arrives(self, held: int, now: float) -> bool:
         if held > self._arrived[0]:
             self._arrived = (held, now)
         return now - self._arrived[1] < _STUCK_SECONDS
@@ -183,8 +187,8 @@ class MemoryWatch:
         try:
             with open(f"{self._balloon}/info/current_kb") as file:
                 return int(file.read()) * _KIB
-        except OSError:  # no balloon driver: then nothing arrives
-            return self._target
+        except OSError:  # no balloon driver: then nothing ever arrives
+            return 0
 
     def _used(self) -> tuple[int, int]:
         """Bytes that the containers use, and how many of them are cache of files."""

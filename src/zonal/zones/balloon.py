@@ -131,7 +131,7 @@ class Balloon:
 
     async def tell(self, session: Session) -> None:
         """Says to the agent what the zone has, and whether there may be more."""
-        more = self._target < self.ceiling and self._memory.room() >= MIB
+        more = self._target < self.ceiling and self._memory.room() >= LEAST_STEP
         await session.call("memory", {"target": self._target, "more": more, "elastic": self.elastic}, CALL_TIMEOUT)
 
     @property

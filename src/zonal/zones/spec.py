@@ -209,6 +209,7 @@ class HostInfo:
     cpus: int
     memory_bytes: int
     free_bytes: int
+    """That zones can still be given."""
 
 
 @dataclass(frozen=True)
