@@ -45,10 +45,7 @@ class ZoneResources:
     @property
     def command_line(self) -> str:
         """What the kernel is to be told besides."""
-        options = [_ELASTIC_OPTION] if self.now.elastic else []
-        if self.now.vcpus > self.now.cpus:
-            options.append(f"maxcpus={self.now.cpus}")
-        return "".join(f" {option}" for option in options)
+        return f" {_ELASTIC_OPTION}" if self.now.elastic else ""
 
     def begin(self, stack: AsyncExitStack) -> None:
         """Asks for the first memory. Raises ``ResourceExhaustedError``, ``InvalidInputError`` for CPUs that are not."""
