@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zonal.agent.link import Call, Link
     from zonal.agent.loop import Loop
+    from zonal.agent.memory import MemoryWatch
     from zonal.agent.processes import Reaper
     from zonal.agent.protocol.cbor import Value
     from zonal.agent.workloads import Workload
@@ -38,6 +39,7 @@ class Agent:
         self._told: set[str] = set()
         self._methods = Methods(self)
         self._shutdown: Shutdown | None = None
+        self._memory: MemoryWatch | None = None
 
     def hello(self) -> dict[str, Value]:
         """All that a host must know that knows nothing yet. Times are of CLOCK_BOOTTIME."""
@@ -78,6 +80,8 @@ class Agent:
             self._link = None
             for stream in self._streams.values():
                 stream.detach()
+            if self._memory:
+                self._memory.lost()
         log(INFO, f"session ended: {reason}")
 
     def called(self, call: Call, method: str, params: dict[str, Value]) -> None:
@@ -145,6 +149,25 @@ class Agent:
         """Begins the zone's end; the loop stops when it is time to power off."""
         if not self._shutdown:
             self._shutdown = Shutdown(self.loop, lambda: list(self.workloads.values()), grace_seconds)
+
+    def watch_memory(self, target: int, *, more: bool, elastic: bool) -> None:
+        """The zone is to have ``target`` bytes; with ``elastic`` the host is told from now on how it stands."""
+        from zonal.agent.memory import MemoryWatch  # not every zone has use for it, and start-up counts
+
+        if not elastic:
+            if self._memory:
+                self._memory.stop()
+                self._memory = None
+            return
+        if not self._memory:
+            self._memory = MemoryWatch(self.loop, self._tell_memory)
+        self._memory.set(target, more=more)
+
+    def _tell_memory(self, available: int, stalled_ns: int, pressed: bool) -> bool:
+        if not self._link or not self._link.has_room():
+            return False
+        self._link.event("memory", available=available, stalled=stalled_ns, pressed=pressed)
+        return True
 
     def _tell_exit(self, workload: Workload) -> None:
         if self._link:

@@ -59,6 +59,8 @@ class Methods:
             "list": self._list,
             "statistics": self._statistics,
             "kernel_log": self._kernel_log,
+            "memory": self._memory,
+            "cpus": self._cpus,
             "power_off": self._power_off,
         }
 
@@ -343,6 +345,22 @@ class Methods:
         except OSError as error:
             raise CallError("runtime", f"cannot read the kernel's log: {error}") from error
         call.reply({"lines": lines})
+
+    def _memory(self, call: Call, params: Params) -> None:
+        target, more = params.number("target", least=1), params.flag("more")
+        self._agent.watch_memory(target, more=more, elastic=params.flag("elastic"))
+        call.reply()
+
+    def _cpus(self, call: Call, params: Params) -> None:
+        from zonal.agent import processors  # rare, and start-up counts
+
+        def done(online: int) -> None:
+            call.reply({"online": online})
+
+        try:
+            processors.set_online(self._agent.loop, params.number("count", least=1), done)
+        except (OSError, ValueError) as error:
+            raise CallError("runtime", f"cannot set the CPUs: {error}") from error
 
     def _power_off(self, call: Call, params: Params) -> None:
         grace = params.number("grace_ms", _DEFAULT_GRACE_MS)

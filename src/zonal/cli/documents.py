@@ -35,6 +35,7 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "finished": time_text(zone.finished_ns),
         "memory_bytes": zone.memory_bytes,
         "cpus": zone.cpus,
+        "resources": resources_document(zone.resources),
         "kernel": zone.kernel,
         "kernel_release": zone.kernel_release,
         "agent_resident_bytes": zone.agent_resident_bytes,
@@ -79,10 +80,10 @@ def passes(zone: pb.Zone, wanted: Mapping[str, set[str]]) -> bool:
 
 def inspect_document(zone: pb.Zone) -> dict[str, Any]:
     """One zone in docker's words where it has them; ``Zone`` has the rest. Times in RFC 3339, sizes in bytes."""
-    state, config = state_name(zone.state), zone.config
+    state, config, resources = state_name(zone.state), zone.config, zone.resources
     never = "0001-01-01T00:00:00Z"
     listed = zone_document(zone)
-    alone = ("domain_id", "kernel", "kernel_release", "agent_resident_bytes", "storage_bytes", "phases")
+    alone = ("domain_id", "kernel", "kernel_release", "agent_resident_bytes", "storage_bytes", "resources", "phases")
     return {
         "Id": zone.id,
         "Created": time_text(zone.created_ns),
@@ -103,7 +104,11 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
         "Image": zone.image_id,
         "Name": zone.name,
         "HostConfig": {
-            "Memory": zone.memory_bytes,
+            # Docker's limit and reservation: what it may have, and what it has in any case.
+            "Memory": max(zone.memory_bytes, resources.memory_max_bytes),
+            "MemoryReservation": zone.memory_bytes if resources.memory_max_bytes > zone.memory_bytes else 0,
+            "CpuShares": 4 * resources.cpu_weight,
+            "CpusetCpus": resources.cpuset_cpus,
             "NanoCpus": zone.cpus * 1_000_000_000,
             "AutoRemove": config.remove,
             "ReadonlyRootfs": config.read_only,
@@ -157,6 +162,19 @@ def _addresses(zone: pb.Zone) -> dict[str, Any]:
         "GlobalIPv6Address": str(new.ip) if new else "",
         "GlobalIPv6PrefixLen": new.network.prefixlen if new else 0,
         "MacAddress": zone.mac,
+    }
+
+
+def resources_document(resources: pb.Resources) -> dict[str, Any]:
+    """What a zone may have; sizes in bytes, the cap in per cent of one CPU."""
+    return {
+        "memory_bytes": resources.memory_bytes,
+        "memory_max_bytes": max(resources.memory_bytes, resources.memory_max_bytes),
+        "cpus": resources.cpus,
+        "cpus_max": max(resources.cpus, resources.cpus_max),
+        "cpu_weight": resources.cpu_weight,
+        "cpu_cap": resources.cpu_cap,
+        "cpuset_cpus": resources.cpuset_cpus,
     }
 
 

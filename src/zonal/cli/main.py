@@ -29,6 +29,7 @@ _COMMANDS = {
     "pause": ("zonal.cli.verbs:pause", "Hold zones as they are (zone pause)."),
     "unpause": ("zonal.cli.verbs:unpause", "Let them go on (zone unpause)."),
     "rename": ("zonal.cli.verbs:rename", "Give a zone another name (zone rename)."),
+    "update": ("zonal.cli.update:update", "Change what zones have of memory and CPUs."),
     "wait": ("zonal.cli.zone:wait", "Wait for zones' ends (zone wait)."),
     "inspect": ("zonal.cli.zone:inspect", "Show all that is known of zones (zone inspect)."),
     "stats": ("zonal.cli.measures:stats", "Show what zones use (zone stats)."),

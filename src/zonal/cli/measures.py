@@ -61,6 +61,7 @@ def _document(now: pb.ZoneStats, before: pb.ZoneStats | None) -> dict[str, str |
         "cpu_percent": round(max(0.0, cpu), 2),
         "cpu_time_ns": now.cpu_time_ns,
         "memory_bytes": now.memory_bytes,
+        "memory_held_bytes": now.memory_held_bytes,
         "memory_limit_bytes": now.memory_limit_bytes,
         "memory_percent": round(now.memory_bytes / max(1, now.memory_limit_bytes) * 100, 2),
         "net_received_bytes": now.net_received_bytes,
@@ -68,6 +69,7 @@ def _document(now: pb.ZoneStats, before: pb.ZoneStats | None) -> dict[str, str |
         "block_read_bytes": now.block_read_bytes,
         "block_written_bytes": now.block_written_bytes,
         "processes": now.processes,
+        "cpus": now.cpus,
     }
 
 

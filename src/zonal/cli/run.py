@@ -20,6 +20,7 @@ from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
 from zonal.cli.published import published
 from zonal.cli.registry import tls_option
+from zonal.cli.resources import MAX_CPUS, parse_resources, resource_options
 from zonal.cli.terminal import detach_keys_option, parse_detach_keys
 from zonal.cli.timing import Stopwatch
 from zonal.errors import InvalidInputError, NotFoundError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from zonal.api import control_pb2 as pb
     from zonal.cli.attach import Outcome
 
-MAX_CPUS = 64
 _TIMINGS = ("table", "json")
 _MOST_SUPPLIES = 3
 
@@ -74,6 +74,7 @@ class _RunCommand(click.Command):
 @click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's; empty for none.")
 @click.option("-m", "--memory", default="", metavar="SIZE", help="Of the zone, such as 256M.")
 @click.option("--cpus", type=click.IntRange(1, MAX_CPUS), help="Of the zone; 1 by default.")
+@resource_options
 @click.option("--name", default="", help="Of the zone; made up by default.")
 @click.option("-h", "--hostname", default="", help="Inside; the zone's short id by default.")
 @click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
@@ -128,7 +129,7 @@ def run(
     lab: str | None,
     image: str,
     command: tuple[str, ...],
-    **network: Any,
+    **more: Any,
 ) -> int:
     """Run COMMAND, or what the image says, in a new zone made from IMAGE."""
     stopwatch = Stopwatch()
@@ -169,7 +170,8 @@ def run(
         read_only=read_only,
         storage_bytes=storage_bytes,
         mounts=wanted_mounts,
-        network=parse_network(**network),
+        resources=parse_resources(more),
+        network=parse_network(**more),
     )
     set_log_options(spec, log_options)
     from zonal.cli.attach import run_attached

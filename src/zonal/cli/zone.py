@@ -281,10 +281,15 @@ def _row(item: pb.Zone, *, whole: bool) -> list[str]:
         command if whole else shorten(command, _LISTED_COMMAND),
         show_age(item.created_ns),
         _status(item),
-        show_size(item.memory_bytes),
+        _memory(item),
         str(item.domain_id or ""),
         ", ".join(map(show_port, item.ports)) if item.domain_id else "",
     ]
+
+
+def _memory(item: pb.Zone) -> str:
+    floor, most = show_size(item.memory_bytes), show_size(item.resources.memory_max_bytes)
+    return f"{floor} to {most}" if item.resources.memory_max_bytes > item.memory_bytes else floor
 
 
 def _status(item: pb.Zone) -> str:

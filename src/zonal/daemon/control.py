@@ -14,6 +14,7 @@ from zonal.daemon.kernels import KernelCalls
 from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.networks import NetworkCalls
 from zonal.daemon.registries import RegistryCalls
+from zonal.daemon.resources import UpdateCall
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
 from zonal.daemon.services import HostService, ImageService, KernelService, NetworkService, VolumeService
@@ -69,6 +70,7 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
             "PauseZone": verbs.pause,
             "UnpauseZone": verbs.unpause,
             "RenameZone": verbs.rename,
+            "UpdateZone": UpdateCall(services.zones),
             "ZoneStats": verbs.statistics,
             "ZoneProcesses": verbs.processes,
             "Events": verbs.events,

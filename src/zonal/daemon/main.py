@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
 METRICS_VARIABLE = "ZONALD_METRICS"
+DEFAULT_RESERVE = 64 << 20
+RESERVE_VARIABLE = "ZONALD_RESERVE_MEMORY"
 SPOOL = "spool"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -54,6 +57,8 @@ class Config:
     """Seconds that a zone's kernel and agent may take until the agent answers."""
     metrics: MetricsAddress | None = None
     """Where figures for Prometheus are to be had; nowhere by default."""
+    reserve: int = DEFAULT_RESERVE
+    """Bytes of the machine's memory that zones do not get."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,6 +152,7 @@ def _config(options: argparse.Namespace) -> Config:
         tls=tls,
         agent_timeout=_seconds(options.agent_timeout),
         metrics=_metrics(options.metrics),
+        reserve=_reserve(options.reserve_memory),
     )
 
 
@@ -156,6 +162,15 @@ def _metrics(text: str) -> MetricsAddress | None:
     from zonal.daemon.metrics_address import parse_metrics_address
 
     return parse_metrics_address(text)
+
+
+def _reserve(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([kmgt]?)", text.strip().lower(), re.ASCII)
+    if not match:
+        raise InvalidInputError(
+            f"--reserve-memory {text!r} is not a size", hint=f"such as 64M or 1G; or set {RESERVE_VARIABLE} to it"
+        )
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2]]
 
 
 def _seconds(text: str) -> float:
@@ -188,6 +203,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="[ADDRESS:]PORT|SOCKET",
         default=os.environ.get(METRICS_VARIABLE, ""),
         help="serve figures for Prometheus there, over HTTP: a port alone is the loopback's (default: do not)",
+    )
+    parser.add_argument(
+        "--reserve-memory",
+        metavar="SIZE",
+        default=os.environ.get(RESERVE_VARIABLE) or f"{DEFAULT_RESERVE >> 20}M",
+        help="memory that zones do not get (default: %(default)s)",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser.parse_args(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zonal.api import control_pb2 as pb
+from zonal.daemon.resources import resources_message
 from zonal.network.ports import Port
 from zonal.zones.mounts import Mount
 from zonal.zones.spec import Phase, ZoneRecord, ZoneSpec, ZoneState
@@ -35,8 +36,9 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         created_ns=record.created_ns,
         started_ns=record.started_ns,
         finished_ns=record.finished_ns,
-        memory_bytes=spec.memory_bytes,
-        cpus=spec.cpus,
+        memory_bytes=spec.resources.memory,
+        cpus=spec.resources.cpus,
+        resources=resources_message(spec.resources),
         kernel=spec.kernel,
         phases=phase_messages(record.phases),
         agent_resident_bytes=record.agent_resident_bytes,

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
+from zonal.daemon.resources import run_resources
 from zonal.daemon.services import ImageFinder
 from zonal.errors import InvalidInputError
 from zonal.volumes.filesystem import check_size
 from zonal.volumes.sizes import DEFAULT_SIZE
 from zonal.zones.names import check_hostname, check_name, make_id
 from zonal.zones.oci_spec import ProcessOptions, resolve_process
-from zonal.zones.spec import (
-    DEFAULT_MEMORY,
-    MAX_CPUS,
-    MAX_MEMORY,
-    MIB,
-    MIN_MEMORY,
-    SHORT_ID,
-    LogLimits,
-    TerminalSize,
-    ZoneSpec,
-)
+from zonal.zones.resources import MIB
+from zonal.zones.spec import SHORT_ID, LogLimits, TerminalSize, ZoneSpec
 
 PAGE_SIZE = 4096
 MAX_TERMINAL = 65535
@@ -38,8 +30,7 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
     zone_id = make_id()
     check_name(name)
     hostname = check_hostname(request.hostname) if request.hostname else zone_id[:SHORT_ID]
-    memory_bytes = _memory(request.memory_bytes)
-    cpus = _cpus(request.cpus)
+    resources = run_resources(request)
     if not request.image:
         raise InvalidInputError("no image is named", hint="zonal image ls lists those that are there")
     image = images.resolve(request.image)
@@ -68,8 +59,7 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         terminal=request.terminal,
         terminal_size=_terminal(request),
         stdin=request.stdin,
-        memory_bytes=memory_bytes,
-        cpus=cpus,
+        resources=resources,
         kernel=request.kernel,
         remove=request.remove,
         detach=request.detach,
@@ -114,23 +104,3 @@ def _log_limits(request: pb.RunSpec) -> LogLimits:
     if files > MAX_LOG_FILES:
         raise InvalidInputError(f"a log cannot have {files} files", hint=f"1 to {MAX_LOG_FILES}")
     return LogLimits(size, files)
-
-
-def _memory(size: int) -> int:
-    if size == 0:
-        return DEFAULT_MEMORY
-    if size < MIN_MEMORY:
-        raise InvalidInputError(
-            f"{size} bytes of memory are too little for a zone", hint=f"give at least {MIN_MEMORY // MIB}M"
-        )
-    if size > MAX_MEMORY:
-        raise InvalidInputError(
-            f"{size} bytes of memory are more than a zone can have", hint=f"give at most {MAX_MEMORY // MIB}M"
-        )
-    return -(-size // PAGE_SIZE) * PAGE_SIZE
-
-
-def _cpus(count: int) -> int:
-    if count > MAX_CPUS:
-        raise InvalidInputError(f"a zone cannot have {count} CPUs", hint=f"1 to {MAX_CPUS}")
-    return count or 1

@@ -104,4 +104,6 @@ def _stats_message(record: ZoneRecord, now: ZoneStatistics) -> pb.ZoneStats:
         net_received_bytes=now.net_received_bytes,
         net_sent_bytes=now.net_sent_bytes,
         processes=now.processes,
+        memory_held_bytes=now.memory_held_bytes,
+        cpus=now.cpus,
     )

@@ -35,7 +35,11 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
         stack.callback(attachments.close)
         boot = BootFileStore(kernels, state / "system")
         zones = await stack.enter_async_context(
-            open_zones(host, images, volumes, boot, attachments, state, agent_timeout=config.agent_timeout)
+            open_zones(
+                *(host, images, volumes, boot, attachments, state),
+                agent_timeout=config.agent_timeout,
+                reserve=config.reserve,
+            )
         )
         spool = prepare_spool(state)
         yield Services(

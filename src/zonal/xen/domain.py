@@ -47,6 +47,8 @@ DevicePlan = Callable[[int], Iterable[Entry]]
 class DomainConfig:
     """What a domain is to be; sizes in bytes.
 
+    ``most_memory`` is what it may grow to, and ``vcpus`` the most CPUs that it may have, of which ``online_vcpus``
+    are wanted at first; 0 is the same as ``memory``, and all.
     ``readable`` and ``writable`` are for what the domain's own software looks for in the store, below the domain's
     directory: nodes with their values that it may read, and directories that it may write to.
     """
@@ -54,7 +56,9 @@ class DomainConfig:
     name: str
     kernel: KernelImage
     memory: int
+    most_memory: int = 0
     vcpus: int = 1
+    online_vcpus: int = 0
     command_line: str = ""
     initrd: Path | None = None
     devices: tuple[DevicePlan, ...] = ()
@@ -128,7 +132,6 @@ def domain_entries(domain_id: int, config: DomainConfig, built: BuiltDomain) -> 
     readable = (Permission(HOST_ID), Permission(domain_id, Access.READ))
     owned = (Permission(domain_id), Permission(HOST_ID, Access.BOTH))
     vm = f"/vm/{config.uuid}"
-    memory = str(config.memory // 1024)
     entries = [
         Entry(vm, "", readable),
         Entry(f"{vm}/name", config.name),
@@ -139,8 +142,8 @@ def domain_entries(domain_id: int, config: DomainConfig, built: BuiltDomain) -> 
         Entry(f"{path}/name", config.name, readable),
         Entry(f"{path}/domid", str(domain_id), readable),
         Entry(f"{path}/memory", "", readable),
-        Entry(f"{path}/memory/static-max", memory, readable),
-        Entry(f"{path}/memory/target", memory, readable),
+        Entry(f"{path}/memory/static-max", str(max(config.memory, config.most_memory) // 1024), readable),
+        Entry(f"{path}/memory/target", str(config.memory // 1024), readable),
         Entry(f"{path}/store/port", str(built.store_port), readable),
         Entry(f"{path}/store/ring-ref", str(built.store_frame), readable),
         Entry(f"{path}/device", "", readable),
@@ -150,12 +153,18 @@ def domain_entries(domain_id: int, config: DomainConfig, built: BuiltDomain) -> 
     ]
     entries += plan_console(domain_id, frame=built.console_frame, port=built.console_port)
     for vcpu in range(config.vcpus):
-        entries.append(Entry(f"{path}/cpu/{vcpu}/availability", "online", readable))
+        online = vcpu < (config.online_vcpus or config.vcpus)
+        entries.append(Entry(f"{path}/cpu/{vcpu}/availability", availability(online=online), readable))
     for name, value in config.readable:
         entries.append(Entry(f"{path}/{name}", value, readable))
     for name in config.writable:
         entries.append(Entry(f"{path}/{name}", "", owned))
     return entries
+
+
+def availability(*, online: bool) -> str:
+    """The word for a vCPU in the store, at ``cpu/N/availability``."""
+    return "online" if online else "offline"
 
 
 async def wait_shutdown(hypervisor: Hypervisor, store: Store, domain_id: int) -> int:
@@ -246,7 +255,12 @@ def _check(config: DomainConfig) -> None:
         raise InvalidInputError(
             f"a domain of {config.memory} bytes of memory", hint=f"at least {MIN_MEMORY >> 20} MiB, in whole pages"
         )
-    if not 1 <= config.vcpus <= MAX_VCPUS:
+    if config.most_memory % PAGE_SIZE or (config.most_memory and config.most_memory < config.memory):
+        raise InvalidInputError(
+            f"a domain of {config.memory} bytes of memory cannot grow to {config.most_memory}",
+            hint="more of it, in whole pages",
+        )
+    if not 1 <= config.vcpus <= MAX_VCPUS or not 0 <= config.online_vcpus <= config.vcpus:
         raise InvalidInputError(f"a domain of {config.vcpus} vCPUs", hint=f"1 to {MAX_VCPUS} can be had")
 
 
@@ -257,6 +271,7 @@ def _build(hypervisor: Hypervisor, domain_id: int, config: DomainConfig) -> Buil
         domain_id,
         config.kernel,
         memory=config.memory,
+        most_memory=config.most_memory,
         command_line=config.command_line,
         initrd=config.initrd,
         host_id=HOST_ID,

@@ -57,6 +57,7 @@ class DomainInfo:
     shared_info_frame: int
     cpu_time_ns: int
     online_vcpus: int
+    max_vcpu_id: int
 
     @property
     def dying(self) -> bool:
@@ -81,6 +82,7 @@ class PhysicalInfo:
     """The machine under the hypervisor."""
 
     cpus: int
+    max_cpu_id: int
     total_bytes: int
     free_bytes: int
 
@@ -123,6 +125,7 @@ def physical_info(hypervisor: Hypervisor) -> PhysicalInfo:
         info = request.u.physinfo
         return PhysicalInfo(
             cpus=info.nr_cpus,
+            max_cpu_id=info.max_cpu_id,
             total_bytes=info.total_pages * PAGE_SIZE,
             free_bytes=(info.free_pages - info.outstanding_pages) * PAGE_SIZE,
         )
@@ -133,7 +136,7 @@ def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: Dom
 
     ``handle``: 16 bytes, the UUID that Xen's tools show.
     """
-    with _domctl(hypervisor, abi.XEN_DOMCTL_CREATEDOMAIN, 0) as (request, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_CREATEDOMAIN, 0) as (request, issue):
         create = request.u.createdomain
         create.handle[:] = handle
         create.max_vcpus = vcpus
@@ -157,7 +160,7 @@ def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: Dom
 
 def destroy_domain(hypervisor: Hypervisor, domain_id: int) -> None:
     """Kills a domain and frees its memory; returns when the hypervisor has done so, which takes ms per 100 MiB."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_DESTROYDOMAIN, domain_id) as (_, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_DESTROYDOMAIN, domain_id) as (_, issue):
         while True:
             try:
                 issue()
@@ -171,40 +174,40 @@ def destroy_domain(hypervisor: Hypervisor, domain_id: int) -> None:
 
 def pause_domain(hypervisor: Hypervisor, domain_id: int) -> None:
     """Stops all vCPUs of a domain; counted, each pause wants its own unpause."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_PAUSEDOMAIN, domain_id) as (_, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_PAUSEDOMAIN, domain_id) as (_, issue):
         issue()
 
 
 def unpause_domain(hypervisor: Hypervisor, domain_id: int) -> None:
     """Takes back one pause; a new domain has one."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_UNPAUSEDOMAIN, domain_id) as (_, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_UNPAUSEDOMAIN, domain_id) as (_, issue):
         issue()
 
 
 def set_max_memory(hypervisor: Hypervisor, domain_id: int, size: int) -> None:
-    """The most memory that a domain may ever hold, in bytes."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_MAX_MEM, domain_id) as (request, issue):
+    """The most memory that a domain may hold from now on, in bytes; what it holds beyond that already, it keeps."""
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_MAX_MEM, domain_id) as (request, issue):
         request.u.max_mem.max_memkb = size // 1024
         issue()
 
 
 def set_max_vcpus(hypervisor: Hypervisor, domain_id: int, vcpus: int) -> None:
     """Allocates the vCPUs that the domain was created for."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_MAX_VCPUS, domain_id) as (request, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_MAX_VCPUS, domain_id) as (request, issue):
         request.u.max_vcpus.max = vcpus
         issue()
 
 
 def set_native_tsc(hypervisor: Hypervisor, domain_id: int) -> None:
     """Lets the domain read the time stamp counter without a trap; fitting since zones do not migrate."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_SETTSCINFO, domain_id) as (request, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_SETTSCINFO, domain_id) as (request, issue):
         request.u.tsc_info.tsc_mode = abi.TSC_MODE_NEVER_EMULATE
         issue()
 
 
 def init_hypercall_page(hypervisor: Hypervisor, domain_id: int, frame: int) -> None:
     """Fills the domain's page ``frame`` (machine frame number) with hypercall entry points."""
-    with _domctl(hypervisor, abi.XEN_DOMCTL_HYPERCALL_INIT, domain_id) as (request, issue):
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_HYPERCALL_INIT, domain_id) as (request, issue):
         request.u.hypercall_init.gmfn = frame
         issue()
 
@@ -213,7 +216,7 @@ def set_vcpu_context(hypervisor: Hypervisor, domain_id: int, vcpu: int, context:
     """Sets the whole register state of a vCPU."""
     with (
         hypervisor.buffer(ctypes.sizeof(context)) as buffer,
-        _domctl(hypervisor, abi.XEN_DOMCTL_SETVCPUCONTEXT, domain_id) as (request, issue),
+        domctl_request(hypervisor, abi.XEN_DOMCTL_SETVCPUCONTEXT, domain_id) as (request, issue),
     ):
         with buffer.view() as view:
             view[:] = memoryview(context).cast("B")
@@ -261,10 +264,11 @@ def _info(info: abi.DomctlGetdomaininfo) -> DomainInfo:
         shared_info_frame=info.shared_info_frame,
         cpu_time_ns=info.cpu_time,
         online_vcpus=info.nr_online_vcpus,
+        max_vcpu_id=info.max_vcpu_id,
     )
 
 
-class _Issue:
+class Issue:
     """Issues a prepared control request."""
 
     def __init__(self, hypervisor: Hypervisor, what: str, op: int, address: int) -> None:
@@ -274,29 +278,31 @@ class _Issue:
         self._address = address
 
     def __call__(self) -> int:
+        """Raises ``HypercallError``."""
         return self._hypervisor.call(self._what, self._op, self._address)
 
 
 @contextmanager
-def _domctl(hypervisor: Hypervisor, command: int, domain_id: int) -> Generator[tuple[abi.Domctl, _Issue]]:
+def domctl_request(hypervisor: Hypervisor, command: int, domain_id: int) -> Generator[tuple[abi.Domctl, Issue]]:
+    """A control request for a domain, to be filled in and issued."""
     with hypervisor.structure(abi.Domctl) as (request, address):
         request.cmd = command
         request.interface_version = abi.XEN_DOMCTL_INTERFACE_VERSION
         request.domain = domain_id
         name = _COMMANDS.get(command, str(command))
-        yield request, _Issue(hypervisor, f"domctl {name} of domain {domain_id}", HYPERVISOR_DOMCTL, address)
+        yield request, Issue(hypervisor, f"domctl {name} of domain {domain_id}", HYPERVISOR_DOMCTL, address)
 
 
 @contextmanager
-def _sysctl(hypervisor: Hypervisor, command: int) -> Generator[tuple[sysctl.Sysctl, _Issue]]:
+def _sysctl(hypervisor: Hypervisor, command: int) -> Generator[tuple[sysctl.Sysctl, Issue]]:
     with hypervisor.structure(sysctl.Sysctl) as (request, address):
         request.cmd = command
         request.interface_version = sysctl.XEN_SYSCTL_INTERFACE_VERSION
-        yield request, _Issue(hypervisor, f"sysctl {command}", HYPERVISOR_SYSCTL, address)
+        yield request, Issue(hypervisor, f"sysctl {command}", HYPERVISOR_SYSCTL, address)
 
 
 _COMMANDS = {
     value: name.removeprefix("XEN_DOMCTL_").lower()
     for name, value in vars(abi).items()
-    if name.startswith("XEN_DOMCTL_") and name != "XEN_DOMCTL_INTERFACE_VERSION"
+    if name.startswith("XEN_DOMCTL_") and not name.startswith(("XEN_DOMCTL_INTERFACE_", "XEN_DOMCTL_SCHEDOP_"))
 }

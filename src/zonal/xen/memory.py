@@ -12,9 +12,13 @@ from zonal.errors import ResourceExhaustedError
 from zonal.xen.abi.event_channel import EVTCHNOP_ALLOC_UNBOUND, EvtchnAllocUnbound
 from zonal.xen.abi.grant_table import GTF_PERMIT_ACCESS, GrantEntryV1
 from zonal.xen.abi.memory import (
+    E820_RAM,
     XENMEM_POPULATE_PHYSMAP,
     XENMEM_RESOURCE_GRANT_TABLE,
     XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+    XENMEM_SET_MEMORY_MAP,
+    E820Entry,
+    ForeignMemoryMap,
     MemoryReservation,
 )
 from zonal.xen.abi.privcmd import PAGE_SIZE
@@ -58,6 +62,23 @@ def populate(hypervisor: Hypervisor, domain_id: int, pages: int) -> npt.NDArray[
             hint="ask for less memory, or stop a zone",
         )
     return frames
+
+
+def set_memory_map(hypervisor: Hypervisor, domain_id: int, size: int) -> None:
+    """Tells a new domain that it may come to have memory up to ``size`` bytes (``XENMEM_set_memory_map``).
+
+    What it has no frames for is Linux's to fill with its balloon driver.
+    """
+    with (
+        hypervisor.structure(E820Entry) as (entry, entry_address),
+        hypervisor.structure(ForeignMemoryMap) as (request, address),
+    ):
+        entry.addr, entry.size, entry.type = 0, size, E820_RAM
+        request.domid = domain_id
+        request.map.nr_entries = 1
+        request.map.buffer = entry_address
+        what = f"set the memory map of domain {domain_id}"
+        hypervisor.call(what, HYPERVISOR_MEMORY_OP, XENMEM_SET_MEMORY_MAP, address)
 
 
 def pin_l4_table(hypervisor: Hypervisor, domain_id: int, frame: int) -> None:

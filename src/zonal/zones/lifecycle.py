@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from zonal.errors import ResourceExhaustedError, WrongStateError, ZonalError, ZoneFailedError
+from zonal.errors import WrongStateError, ZonalError, ZoneFailedError
 from zonal.images.store import ImageStore
 from zonal.network.attachments import Attachments
 from zonal.shares.process import ShareServer
@@ -29,6 +29,7 @@ from zonal.xen.domain import HOST_ID, backed_domains, destroy_domain, domain_pat
 from zonal.xen.domctl import DomainInfo
 from zonal.zones.events import EventLog
 from zonal.zones.host import XenHost
+from zonal.zones.host_memory import HostMemory
 from zonal.zones.live_zone import KILL_TIMEOUT, OUT_OF_MEMORY, SIGKILL, STATUS_REFUSED, BootFiles, LiveZone
 from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
@@ -79,6 +80,7 @@ class ZoneManager(LiveZones):
         lives: asyncio.TaskGroup,
         *,
         agent_timeout: float,
+        reserve: int,
         events: EventLog,
     ) -> None:
         super().__init__(host, records, folder, events)
@@ -89,6 +91,7 @@ class ZoneManager(LiveZones):
         self._attachments = attachments
         self._lives = lives
         self._agent_timeout = agent_timeout
+        self._memory = HostMemory(host.hypervisor, reserve)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._maintenance = Maintenance(self._files_at_rest, lives)
 
@@ -101,7 +104,7 @@ class ZoneManager(LiveZones):
             xen_capabilities=domctl.xen_capabilities(hypervisor),
             cpus=physical.cpus,
             memory_bytes=physical.total_bytes,
-            free_bytes=physical.free_bytes,
+            free_bytes=self._memory.room(),
         )
 
     async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> AttachedZone:
@@ -275,7 +278,7 @@ class ZoneManager(LiveZones):
         with self._images.use(spec.image_id, f"zone {spec.name}") as lease:
             timeout = self._agent_timeout
             image = lease.held.erofs
-            async with open_maintenance(self._host, boot, spec, folder, image, agent_timeout=timeout) as files:
+            async with open_maintenance(self._host, self._memory, boot, spec, folder, image, timeout) as files:
                 yield files
 
     async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
@@ -382,6 +385,7 @@ class ZoneManager(LiveZones):
             clock,
             storage=self._storage,
             attachments=self._attachments,
+            memory=self._memory,
             agent_timeout=self._agent_timeout,
             lives=self._lives,
         )
@@ -465,17 +469,8 @@ class ZoneManager(LiveZones):
             stack.callback(lease.release)
             shares = any(mount.kind is MountKind.BIND for mount in spec.mounts)
             boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
-            self._check_memory(spec)
         await zone.launch(stack, boot, lease.held.erofs)
         self._events.emit("start", zone.spec)
-
-    def _check_memory(self, spec: ZoneSpec) -> None:
-        free = domctl.physical_info(self._host.hypervisor).free_bytes
-        if spec.memory_bytes > free:
-            raise ResourceExhaustedError(
-                f"{spec.memory_bytes >> 20} MiB of memory are asked for, and {free >> 20} MiB are free",
-                hint="ask for less with -m, or stop a zone: zonal zone ls",
-            )
 
     def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
         tail = quote_console(read_console(zone.folder)[-4096:])
@@ -544,10 +539,12 @@ async def open_zones(
     state: Path,
     *,
     agent_timeout: float,
+    reserve: int,
 ) -> AsyncGenerator[ZoneManager]:
     """All zones of this host, for as long as the block lasts; zones that run then go on without us.
 
-    ``state``: the daemon's folder; ``agent_timeout``: seconds until a new zone's agent has to answer.
+    ``state``: the daemon's folder; ``agent_timeout``: seconds until a new zone's agent has to answer; ``reserve``:
+    bytes of memory that zones do not get.
     """
     folder = state / "zones"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -556,6 +553,7 @@ async def open_zones(
             manager = ZoneManager(
                 *(host, images, volumes, boot, records, attachments, folder, lives),
                 agent_timeout=agent_timeout,
+                reserve=reserve,
                 events=events,
             )
             await manager.take_back()

@@ -39,18 +39,21 @@ from zonal.zones.audience import Audiences
 from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
 from zonal.zones.execs import ExecProcess, Execs
 from zonal.zones.host import XenHost
+from zonal.zones.host_memory import HostMemory
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.networking import ZoneNetwork
 from zonal.zones.oci_spec import runtime_config
 from zonal.zones.output_log import OutputLog
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
+from zonal.zones.resources import Resources
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
 from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec, ZoneStatistics
 from zonal.zones.state import ZoneStore
 from zonal.zones.statistics import read_statistics
 from zonal.zones.storage import StorageSources, ZoneStorage
+from zonal.zones.zone_resources import ZoneResources
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ class LiveZone:
         *,
         storage: StorageSources,
         attachments: Attachments,
+        memory: HostMemory,
         agent_timeout: float,
         lives: asyncio.TaskGroup,
     ) -> None:
@@ -136,6 +140,7 @@ class LiveZone:
         self._agent_timeout = agent_timeout
         self._storage = ZoneStorage(host, storage, records, spec, folder)
         self._network = ZoneNetwork(host, attachments, records, spec)
+        self._resources = ZoneResources(host, memory, self.domain_uuid(spec.id).bytes, spec.name, spec.resources)
         self._changing = asyncio.Lock()
         """Held by whoever changes what is mounted."""
         self._session: Session | None = None
@@ -164,6 +169,7 @@ class LiveZone:
         spec, clock = self.spec, self.clock
         with clock.phase("domain"):
             self._open_logs(stack).begin_again()
+            self._resources.begin(stack)
             self._network.begin(stack, lambda: self.leaving)
             disks: list[Disk] = []
             for name, path in (("xvda", boot.system_image), ("xvdb", image)):
@@ -173,9 +179,11 @@ class LiveZone:
             config = DomainConfig(
                 name=spec.name,
                 kernel=boot.kernel,
-                memory=spec.memory_bytes,
-                vcpus=spec.cpus,
-                command_line=boot.command_line,
+                memory=spec.resources.memory,
+                most_memory=spec.resources.ceiling,
+                vcpus=spec.resources.vcpus,
+                online_vcpus=spec.resources.cpus,
+                command_line=boot.command_line + self._resources.command_line,
                 initrd=boot.initrd,
                 devices=(*(partial(plan_vbd, disk=disk) for disk in disks), *storage, *self._network.plans()),
                 readable=(("zonal", ""), ("zonal/host", spec.id[:16])),
@@ -187,6 +195,7 @@ class LiveZone:
             self.domain_id = domain.domain_id
             stack.push_async_callback(self._destroy)
             self._records.update(spec.id, domain_id=domain.domain_id)
+            self._resources.domain_made(domain.domain_id)
             await self._network.domain_made(domain.domain_id)
             await self._open_console(stack, domain.built.console_port)
             await domain.start()
@@ -205,6 +214,7 @@ class LiveZone:
                 boot_steps=zone_steps(greeting.steps, ready - greeting.ready_ns),
             )
             with clock.phase("container"):
+                self._resources.attend(stack, session)
                 await self._start_workload(session)
 
     async def take_over(
@@ -219,6 +229,7 @@ class LiveZone:
         self.domain_id = domain_id
         self.taken_over = True
         self._open_logs(stack)
+        self._resources.take_over(stack, domain_id)
         self._network.take_over(stack, lambda: self.leaving)
         self._storage.take_over(stack, mounted)
         stack.push_async_callback(self._destroy)
@@ -240,6 +251,7 @@ class LiveZone:
             stdin.end()  # whoever wrote to it is gone with the daemon of then
         self.stdin = stdin
         self.execs.take_over(session, greeting.workloads)
+        self._resources.attend(stack, session)
 
     async def until_end(self) -> ExitResult:
         """Carries the output until the workload, or the zone, has ended.
@@ -293,7 +305,12 @@ class LiveZone:
     async def statistics(self, *, ask: bool) -> ZoneStatistics:
         """What it uses; ``ask``: whether its agent can answer. Raises ``WrongStateError``."""
         session = self._session if ask and not self.ended.done() else None
-        return await read_statistics(self._host, self.domain_id, session, WORKLOAD)
+        ceiling = self._resources.now.ceiling
+        return await read_statistics(self._host, self.domain_id, session, WORKLOAD, ceiling=ceiling)
+
+    async def change_resources(self, wanted: Resources) -> None:
+        """Gives it more or less; see ``ZoneResources.change``."""
+        await self._resources.change(wanted, self._running_session())
 
     async def kernel_log(self, zero_ns: int) -> tuple[BootStep, ...]:
         """What its kernel says that it has said; its clock was zero at ``zero_ns``. Raises ``ZonalError``."""

@@ -18,6 +18,7 @@ from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Mount
 from zonal.zones.names import check_name
 from zonal.zones.paths import ProcessInfo
+from zonal.zones.resources import ResourceChange
 from zonal.zones.spec import (
     ExecSpec,
     ExitResult,
@@ -97,6 +98,15 @@ class LiveZones:
             zone.rename(name)
             if zone.domain_id:
                 await self._host.store.write(f"{domain_path(zone.domain_id)}/name", name)
+
+    async def update(self, ref: str, change: ResourceChange) -> None:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        wanted = change.of(record.spec.resources)
+        if record.state.alive:
+            await self._unpaused(record).change_resources(wanted)
+        self._records.change_resources(record.id, wanted)
+        self._events.emit("update", record.spec)
 
     async def statistics(self, ref: str) -> ZoneStatistics:
         """See ``ZoneService``."""

@@ -18,6 +18,7 @@ from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path
 from zonal.xen.loop import open_loop
 from zonal.zones.host import XenHost
+from zonal.zones.host_memory import HostMemory
 from zonal.zones.live_zone import WORKLOAD, BootFiles, LiveZone
 from zonal.zones.mounts import SCRATCH_DISK
 from zonal.zones.programs import ContainerFiles
@@ -34,7 +35,13 @@ FilesOf = Callable[[ZoneRecord], AbstractAsyncContextManager[ContainerFiles]]
 
 @asynccontextmanager
 async def open_maintenance(
-    host: XenHost, boot: BootFiles, spec: ZoneSpec, folder: Path, image: Path, *, agent_timeout: float
+    host: XenHost,
+    memory: HostMemory,
+    boot: BootFiles,
+    spec: ZoneSpec,
+    folder: Path,
+    image: Path,
+    agent_timeout: float,
 ) -> AsyncGenerator[ContainerFiles]:
     """The files of the zone that ``spec`` and ``folder`` were of, within the block. Raises ``ZonalError``.
 
@@ -65,6 +72,8 @@ async def open_maintenance(
             # As a zone's own: the next daemon sees by it whose the domain was, and destroys it.
             uuid=LiveZone.domain_uuid(spec.id),
         )
+        memory.begin(config.uuid.bytes, MEMORY)
+        stack.callback(memory.end, config.uuid.bytes)
         domain = await create_domain(host.hypervisor, host.store, config)
         stack.push_async_callback(destroy_domain, host.hypervisor, host.store, domain.domain_id)
         await domain.start()

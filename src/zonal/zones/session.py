@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -42,6 +42,7 @@ from zonal.errors import (
 )
 from zonal.xen.channel import ChannelClosedError
 from zonal.zones.greeting import Exit, Greeting, parse_exit, parse_greeting
+from zonal.zones.memory_report import MemoryReport, parse_memory_report
 from zonal.zones.session_streams import InputWriter, OutputReader
 
 T = TypeVar("T")
@@ -107,6 +108,8 @@ class Session:
         self._calls: dict[int, asyncio.Future[cbor.Value]] = {}
         self._last_call = 0
         self._exits: dict[str, asyncio.Future[Exit]] = {}
+        self.on_memory: Callable[[MemoryReport], None] | None = None
+        """Is told of the zone's memory; what comes while there is nobody is dropped."""
 
     async def serve(self) -> None:
         """Carries the session until it ends, and closes the channel; ``end_reason`` says why.
@@ -239,6 +242,10 @@ class Session:
             if future is None or future.done():
                 raise ProtocolError("the end of a workload that is not running")
             future.set_result(parse_exit(message))
+        elif kind == EVENT and message.get("event") == "memory":
+            report = parse_memory_report(message)
+            if self.on_memory is not None:
+                self.on_memory(report)
         else:
             raise ProtocolError(f"message of type {kind}, which the zone has no reason to send")
 

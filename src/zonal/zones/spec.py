@@ -18,12 +18,8 @@ from zonal.zones.channel_health import ChannelHealth
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
+from zonal.zones.resources import DEFAULT_RESOURCES, MIB, ResourceChange, Resources
 
-MIB = 1 << 20
-DEFAULT_MEMORY = 256 * MIB
-MIN_MEMORY = 64 * MIB
-MAX_MEMORY = 1 << 40
-MAX_CPUS = 64
 DEFAULT_STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL, as docker has it."""
 SHORT_ID = 12
@@ -121,8 +117,8 @@ class ZoneSpec:
     terminal_size: TerminalSize = TerminalSize()
     stdin: bool = False
     """Whether stdin is kept open for a client; otherwise the workload reads end of file at once."""
-    memory_bytes: int = DEFAULT_MEMORY
-    cpus: int = 1
+    resources: Resources = DEFAULT_RESOURCES
+    """Memory and CPUs: the one part that changes, by ``update``."""
     kernel: str = ""
     """Name in the kernel store; empty: its default."""
     remove: bool = False
@@ -217,6 +213,7 @@ class HostInfo:
     cpus: int
     memory_bytes: int
     free_bytes: int
+    """That zones can still be given."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +225,11 @@ class ZoneStatistics:
     cpu_time_ns: int
     memory_bytes: int
     memory_limit_bytes: int
+    """What it may come to have."""
+    memory_held_bytes: int = 0
+    """What it has."""
+    cpus: int = 0
+    """Online."""
     block_read_bytes: int = 0
     block_written_bytes: int = 0
     net_received_bytes: int = 0
@@ -373,6 +375,13 @@ class ZoneService(Protocol):
 
     async def rename(self, ref: str, name: str) -> None:
         """Gives a zone another name. Raises ``AlreadyExistsError``, ``InvalidInputError``."""
+        ...
+
+    async def update(self, ref: str, change: ResourceChange) -> None:
+        """Changes what a zone may have, at once if it runs, and for its next start.
+
+        Raises ``InvalidInputError`` for what it cannot have, ``ResourceExhaustedError`` for more than there is.
+        """
         ...
 
     async def statistics(self, ref: str) -> ZoneStatistics:

@@ -19,6 +19,7 @@ from zonal.network.ports import Port
 from zonal.zones.boot_log import BootStep
 from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.network_spec import NetworkSpec
+from zonal.zones.resources import Resources
 from zonal.zones.spec import SHORT_ID, LogLimits, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
 SCHEMA_VERSION = 1
@@ -95,6 +96,10 @@ class ZoneStore:
         if "spec" in changes:
             raise TypeError("a zone's spec never changes")
         return self._change(zone_id, lambda record: replace(record, **changes))
+
+    def change_resources(self, zone_id: str, resources: Resources) -> ZoneRecord:
+        """Writes down what a zone may have from now on. Raises ``NotFoundError``."""
+        return self._change(zone_id, lambda record: replace(record, spec=replace(record.spec, resources=resources)))
 
     def rename(self, zone_id: str, name: str) -> ZoneRecord:
         """Gives a zone another name. Raises ``NotFoundError``, and ``AlreadyExistsError`` when the name is taken."""
@@ -197,6 +202,9 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["mounts"] = tuple(_decode_mount(each) for each in values.get("mounts", ()))
     values["network"] = _decode_network(values.get("network", {}))
     values["log"] = LogLimits(**values.get("log", {}))
+    # Records had two of its values in the spec itself.
+    before = {name: data[key] for name, key in (("memory", "memory_bytes"), ("cpus", "cpus")) if key in data}
+    values["resources"] = Resources(**_known(Resources, data.get("resources", before)))
     return ZoneSpec(**values)
 
 
@@ -226,7 +234,9 @@ def _decode_mount(data: Any) -> Mount:
     return Mount(**values)
 
 
-def _known(cls: type[ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port], data: Any) -> dict[str, Any]:
+def _known(
+    cls: type[ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port | Resources], data: Any
+) -> dict[str, Any]:
     names = {field.name for field in fields(cls)}
     return {key: value for key, value in cast("dict[str, Any]", data).items() if key in names}
 

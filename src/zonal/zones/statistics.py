@@ -28,8 +28,13 @@ _INTERFACES = Path("/sys/class/net")
 _MAX = (1 << 63) - 1
 
 
-async def read_statistics(host: XenHost, domain_id: int, session: Session | None, container: str) -> ZoneStatistics:
-    """Of a domain and the agent in it, if there is one to be asked. Raises ``WrongStateError`` when it is gone."""
+async def read_statistics(
+    host: XenHost, domain_id: int, session: Session | None, container: str, *, ceiling: int
+) -> ZoneStatistics:
+    """Of a domain, which may have ``ceiling`` bytes, and the agent in it, if there is one to be asked.
+
+    Raises ``WrongStateError`` when it is gone.
+    """
     info = domctl.domain_info(host.hypervisor, domain_id)
     now_ns = time.monotonic_ns()
     if info is None or info.dying:
@@ -59,7 +64,9 @@ async def read_statistics(host: XenHost, domain_id: int, session: Session | None
         time_ns=now_ns,
         cpu_time_ns=info.cpu_time_ns,
         memory_bytes=used,
-        memory_limit_bytes=total,
+        memory_limit_bytes=max(total, ceiling),
+        memory_held_bytes=total,
+        cpus=info.online_vcpus,
         block_read_bytes=read,
         block_written_bytes=written,
         net_received_bytes=received,

@@ -40,6 +40,36 @@ def test_a_zone_through_its_verbs(zonal: Zonal) -> None:
         assert zonal(command, "renamed").returncode == 125
 
 
+def test_what_a_zone_may_have_is_shown_and_changed(zonal: Zonal) -> None:
+    options = ("-m", "128M", "--memory-max", "1G", "--cpus-max", "2", "-c", "512", "--cpuset-cpus", "0")
+    zonal("run", "-d", "--name", "elastic", *options, "local:1", "sleep", "1000")
+
+    def shown() -> dict[str, object]:
+        return json.loads(zonal("inspect", "-f", "{{json .Zone.resources}}", "elastic").stdout)
+
+    before = {"memory_bytes": 128 << 20, "memory_max_bytes": 1 << 30, "cpus": 1, "cpus_max": 2}
+    assert shown() == {**before, "cpu_weight": 128, "cpu_cap": 0, "cpuset_cpus": "0"}
+    limits = zonal("inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.MemoryReservation}}", "elastic").stdout
+    assert limits.split() == [b"1073741824", b"134217728"]
+    assert b"128 MiB to 1.0 GiB" in zonal("ps").stdout
+    changes = ("-m", "256M", "--cpus", "2", "--weight", "300", "--cpu-cap", "50", "--cpuset-cpus", "")
+    assert zonal("update", *changes, "elastic").stdout == b"elastic\n"
+    after = {**before, "memory_bytes": 256 << 20, "cpus": 2}
+    assert shown() == {**after, "cpu_weight": 300, "cpu_cap": 50, "cpuset_cpus": ""}
+    for wrong, said in (
+        (("-m", "2G"), b"--memory-max at least"),
+        (("-m", "0"), b"no memory"),
+        (("--cpus-max", "1"), b"--cpus-max"),
+        ((), b"nothing is to be changed"),
+    ):
+        done = zonal("update", *wrong, "elastic")
+        assert done.returncode == 125
+        assert said in done.stderr
+    assert shown()["memory_bytes"] == 256 << 20
+    assert zonal("update", "--cpus", "1", "no-such").returncode == 125
+    zonal("rm", "-f", "elastic")
+
+
 def test_started_and_taken_part_in(zonal: Zonal) -> None:
     zonal("run", "-i", "--name", "again", "local:1", "sh", "-c", "cat; exit 3", stdin=b"1")
     done = zonal("start", "-ai", "again", stdin=b"2")

@@ -45,6 +45,7 @@ from zonal.zones.names import check_name
 from zonal.zones.oci_spec import exec_process
 from zonal.zones.output_log import OutputLog
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
+from zonal.zones.resources import ResourceChange
 from zonal.zones.spec import (
     ExecSpec,
     ExitResult,
@@ -394,10 +395,15 @@ class LocalZones:
     async def rename(self, ref: str, name: str) -> None:
         self.store.rename(self.store.find(ref).id, check_name(name))
 
+    async def update(self, ref: str, change: ResourceChange) -> None:
+        record = self.store.find(ref)
+        self.store.change_resources(record.id, change.of(record.spec.resources))
+
     async def statistics(self, ref: str) -> ZoneStatistics:
         self._alive(ref)
         now = time.monotonic_ns()
-        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1, 2, 3, 4, 5, ChannelHealth(True, 10**7, 0, 100, 200))
+        health = ChannelHealth(True, 10**7, 0, 100, 200)
+        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1 << 27, 1, 1, 2, 3, 4, 5, health)
 
     async def boot_log(self, ref: str) -> BootLog:
         record = self.store.find(ref)

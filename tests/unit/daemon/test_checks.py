@@ -91,7 +91,7 @@ def test_protections_that_are_switched_off_are_named(tmp_path: Path) -> None:
 
 
 def domain(number: int, handle: bytes = bytes(16), flags: int = 0) -> DomainInfo:
-    return DomainInfo(number, handle, flags, 25600, 25600, 0, 0, 1)
+    return DomainInfo(number, handle, flags, 25600, 25600, 0, 0, 1, 0)
 
 
 def test_domains_that_are_no_zones(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from zonal.agent.protocol.frames import (
 from zonal.agent.protocol.streams import WINDOW
 from zonal.errors import DeadlineError, InvalidInputError, ResourceExhaustedError
 from zonal.zones.greeting import Exit
+from zonal.zones.memory_report import MemoryReport
 from zonal.zones.session import MAX_CALLS, CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import StreamBrokenError
 
@@ -400,3 +401,19 @@ def test_no_sequence_of_frames_does_more_than_end_the_session(
         assert zone.closed
 
     asyncio.run(play())
+
+
+async def test_what_a_zone_says_of_its_memory_is_told_to_who_asks() -> None:
+    async with meeting() as (session, zone):
+        zone.send(message(EVENT, event="memory", available=1, stalled=2, pressed=False))  # to nobody
+        told: asyncio.Queue[MemoryReport] = asyncio.Queue()
+        session.on_memory = told.put_nowait
+        zone.send(message(EVENT, event="memory", available=3, stalled=4, pressed=True))
+        report = await asyncio.wait_for(told.get(), 10)
+        while report.available == 1:  # the first may have come only now
+            report = await asyncio.wait_for(told.get(), 10)
+        assert report == MemoryReport(3, 4, pressed=True)
+        zone.send(message(EVENT, event="memory", available=-3, stalled=4, pressed=True))
+        with pytest.raises(SessionEndedError, match="memory"):
+            await session.call("statistics", {})
+        assert session.zone_at_fault

@@ -20,10 +20,11 @@ _Measured = tuple[ZoneRecord, ZoneStatistics]
 _NS = 1e-9
 
 _GAUGES: dict[str, tuple[str, Callable[[_Measured], float]]] = {
-    "zonal_zone_cpus": ("CPUs of a zone.", lambda each: each[0].spec.cpus),
+    "zonal_zone_cpus": ("CPUs of a zone that are online.", lambda each: each[1].cpus),
     "zonal_zone_start_time_seconds": ("When its workload was started.", lambda each: each[0].started_ns * _NS),
     "zonal_zone_memory_bytes": ("Memory in use, by the zone's own word.", lambda each: each[1].memory_bytes),
-    "zonal_zone_memory_limit_bytes": ("Memory that its domain has.", lambda each: each[1].memory_limit_bytes),
+    "zonal_zone_memory_held_bytes": ("Memory that its domain has.", lambda each: each[1].memory_held_bytes),
+    "zonal_zone_memory_limit_bytes": ("Memory that it may come to have.", lambda each: each[1].memory_limit_bytes),
     "zonal_zone_processes": ("Processes and threads of its container.", lambda each: each[1].processes),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[_Measured], float]]] = {

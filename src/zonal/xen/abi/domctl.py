@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+from zonal.xen.abi.xen import XenctlBitmap
+
 XEN_DOMCTL_INTERFACE_VERSION = 0x17
 
 XEN_DOMCTL_CREATEDOMAIN = 1
@@ -11,10 +13,13 @@ XEN_DOMCTL_DESTROYDOMAIN = 2
 XEN_DOMCTL_PAUSEDOMAIN = 3
 XEN_DOMCTL_UNPAUSEDOMAIN = 4
 XEN_DOMCTL_GETDOMAININFO = 5
+XEN_DOMCTL_SETVCPUAFFINITY = 9
 XEN_DOMCTL_MAX_MEM = 11
 XEN_DOMCTL_SETVCPUCONTEXT = 12
 XEN_DOMCTL_MAX_VCPUS = 15
+XEN_DOMCTL_SCHEDULER_OP = 16
 XEN_DOMCTL_HYPERCALL_INIT = 22
+XEN_DOMCTL_GETVCPUAFFINITY = 25
 XEN_DOMCTL_SETTSCINFO = 60
 
 XEN_DOMINF_DYING = 1 << 0
@@ -33,6 +38,11 @@ SHUTDOWN_CRASH = 3
 SHUTDOWN_WATCHDOG = 4
 
 TSC_MODE_NEVER_EMULATE = 2
+
+XEN_SCHEDULER_CREDIT2 = 6
+XEN_DOMCTL_SCHEDOP_PUTINFO = 0
+XEN_DOMCTL_SCHEDOP_GETINFO = 1
+XEN_VCPUAFFINITY_HARD = 1 << 0
 XEN_X86_EMU_PIT = 1 << 8
 """The one emulated device that a PV domain may have (``public/arch-x86/xen.h``)."""
 
@@ -120,6 +130,35 @@ class DomctlTscInfo(ctypes.Structure):
     )
 
 
+class DomctlVcpuaffinity(ctypes.Structure):
+    """``struct xen_domctl_vcpuaffinity``."""
+
+    _fields_ = (
+        ("vcpu", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpumap_hard", XenctlBitmap),
+        ("cpumap_soft", XenctlBitmap),
+    )
+
+
+class DomctlSchedCredit2(ctypes.Structure):
+    """``struct xen_domctl_sched_credit2``; ``cap`` in per cent of one CPU, 0 for none."""
+
+    _fields_ = (("weight", ctypes.c_uint16), ("cap", ctypes.c_uint16))
+
+
+class DomctlSchedulerUnion(ctypes.Union):
+    """The union ``u`` of ``struct xen_domctl_scheduler_op``."""
+
+    _fields_ = (("credit2", DomctlSchedCredit2), ("pad", ctypes.c_uint64 * 2))
+
+
+class DomctlSchedulerOp(ctypes.Structure):
+    """``struct xen_domctl_scheduler_op``."""
+
+    _fields_ = (("sched_id", ctypes.c_uint32), ("cmd", ctypes.c_uint32), ("u", DomctlSchedulerUnion))
+
+
 class DomctlUnion(ctypes.Union):
     """The union ``u`` of ``struct xen_domctl``."""
 
@@ -129,6 +168,8 @@ class DomctlUnion(ctypes.Union):
         ("max_mem", DomctlMaxMem),
         ("vcpucontext", DomctlVcpucontext),
         ("max_vcpus", DomctlMaxVcpus),
+        ("vcpuaffinity", DomctlVcpuaffinity),
+        ("scheduler_op", DomctlSchedulerOp),
         ("hypercall_init", DomctlHypercallInit),
         ("tsc_info", DomctlTscInfo),
         ("pad", ctypes.c_uint8 * 128),

@@ -38,6 +38,12 @@ class MmuextOp(ctypes.Structure):
     _fields_ = (("cmd", ctypes.c_uint), ("arg1", ctypes.c_uint64), ("arg2", ctypes.c_uint64))
 
 
+class XenctlBitmap(ctypes.Structure):
+    """``struct xenctl_bitmap``; ``bitmap`` points to bytes, the lowest bit first."""
+
+    _fields_ = (("bitmap", ctypes.c_uint64), ("nr_bits", ctypes.c_uint32))
+
+
 class StartInfo(ctypes.Structure):
     """``struct start_info``: what a PV kernel finds at the address in %rsi when it starts."""
 

@@ -34,7 +34,7 @@ from zonal.xen.build.kernel import KernelImage
 from zonal.xen.build.layout import Layout, plan_layout
 from zonal.xen.build.page_tables import Frames, kernel_tables, p2m_tables
 from zonal.xen.hypercall import Hypervisor
-from zonal.xen.memory import alloc_unbound, pin_l4_table, populate, seed_grants
+from zonal.xen.memory import alloc_unbound, pin_l4_table, populate, seed_grants, set_memory_map
 
 EFLAGS_IF = 1 << 9
 
@@ -57,14 +57,16 @@ def build_pv(
     kernel: KernelImage,
     *,
     memory: int,
+    most_memory: int = 0,
     command_line: str = "",
     initrd: Path | None = None,
     host_id: int = 0,
 ) -> BuiltDomain:
     """Fills a new, empty domain with memory, a kernel and its start state; it then only wants to be unpaused.
 
-    ``memory`` in bytes. Raises ``InvalidInputError`` for what can not fit, ``ResourceExhaustedError`` when the
-    machine has too little memory. Undoes nothing: whoever created the domain destroys it.
+    ``memory`` in bytes; ``most_memory``, if greater, is what the domain may grow to. Raises ``InvalidInputError`` for
+    what can not fit, ``ResourceExhaustedError`` when the machine has too little memory. Undoes nothing: whoever
+    created the domain destroys it.
     """
     line = command_line.encode()
     if len(line) >= MAX_GUEST_CMDLINE:
@@ -75,6 +77,8 @@ def build_pv(
     layout = plan_layout(kernel.pv, memory // PAGE_SIZE, initrd_size)
     domctl.set_max_memory(hypervisor, domain_id, memory)
     frames = populate(hypervisor, domain_id, layout.pages)
+    if most_memory > memory:
+        set_memory_map(hypervisor, domain_id, most_memory)
     store_port = alloc_unbound(hypervisor, domain_id, host_id)
     console_port = alloc_unbound(hypervisor, domain_id, host_id)
     built = BuiltDomain(
