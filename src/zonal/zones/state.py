@@ -18,6 +18,8 @@ from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, U
 from zonal.network.ports import Port
 from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.network_spec import NetworkSpec
+from zonal.zones.plain import from_plain
+from zonal.zones.runtime_options import RuntimeOptions
 from zonal.zones.spec import SHORT_ID, LogLimits, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
 SCHEMA_VERSION = 1
@@ -195,6 +197,9 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["mounts"] = tuple(_decode_mount(each) for each in values.get("mounts", ()))
     values["network"] = _decode_network(values.get("network", {}))
     values["log"] = LogLimits(**values.get("log", {}))
+    values["runtime"] = from_plain(RuntimeOptions, values.get("runtime", {}))
+    values["labels"] = tuple((name, value) for name, value in values.get("labels", ()))
+    values["exposed_ports"] = tuple(values.get("exposed_ports", ()))
     return ZoneSpec(**values)
 
 
