@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zonal.agent.processes import Reaper
+    from zonal.agent.user_namespace import IdMaps
 
 PLACES = "/run/zonal/mounts"
 _DEVICE_SECONDS = 10.0
@@ -112,9 +113,14 @@ def fill(reaper: Reaper, path: str, root: str, target: str, done: Callable[[str]
         os.close(null)
 
 
-def bind_into(reaper: Reaper, pid: int, path: str, target: str, done: Callable[[str], None]) -> None:
-    """Binds ``path`` to ``target`` in the mount namespace of process ``pid``; ``done`` is told why it failed, or ""."""
-    tree = clone_mount(path)
+def bind_into(
+    reaper: Reaper, pid: int, path: str, target: str, done: Callable[[str], None], ids: IdMaps | None = None
+) -> None:
+    """Binds ``path`` to ``target`` in the mount namespace of process ``pid``; ``done`` is told why it failed, or "".
+
+    With ``ids``, its files are shown with them.
+    """
+    tree = ids.mapped_mount(path) if ids else clone_mount(path)
     folder = stat.S_ISDIR(os.stat(path).st_mode)
 
     def work() -> None:

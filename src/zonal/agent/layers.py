@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from zonal.agent.user_namespace import IdMaps
+
 _BLOCK = 512
 _CHUNK = 1 << 20
 _NAME = 100
@@ -28,10 +30,21 @@ _KINDS = {
 }
 
 
-def write_layer(upper: str, skip: Collection[str], write: Callable[[bytes], None]) -> None:
+class _Status:
+    """What matters of a file's status, with the ids as they are to be written."""
+
+    def __init__(self, status: os.stat_result, ids: IdMaps | None) -> None:
+        self.st_mode, self.st_size, self.st_rdev = status.st_mode, status.st_size, status.st_rdev
+        self.st_ino, self.st_nlink, self.st_mtime_ns = status.st_ino, status.st_nlink, status.st_mtime_ns
+        owner = (status.st_uid, status.st_gid)
+        self.st_uid, self.st_gid = ids.own(*owner) if ids else owner
+
+
+def write_layer(upper: str, skip: Collection[str], write: Callable[[bytes], None], ids: IdMaps | None = None) -> None:
     """Writes all that is in ``upper``, an overlay's upper directory; sockets, and the paths in ``skip``, are left out.
 
-    What is below a skipped directory is not. Raises ``OSError``.
+    What is below a skipped directory is not. ``ids`` are those of the container that has written it, if it has any.
+    Raises ``OSError``.
     """
     links: dict[int, bytes] = {}
     waiting = ["/"]
@@ -40,7 +53,7 @@ def write_layer(upper: str, skip: Collection[str], write: Callable[[bytes], None
         below: list[str] = []
         for name in sorted(os.listdir(upper + folder)):
             path = os.path.join(folder, name)
-            status = os.lstat(upper + path)
+            status = _Status(os.lstat(upper + path), ids)
             if stat.S_ISDIR(status.st_mode):
                 below.append(path)
             if path not in skip and not stat.S_ISSOCK(status.st_mode):
@@ -50,7 +63,7 @@ def write_layer(upper: str, skip: Collection[str], write: Callable[[bytes], None
 
 
 def _write_member(
-    upper: str, path: str, status: os.stat_result, links: dict[int, bytes], write: Callable[[bytes], None]
+    upper: str, path: str, status: _Status, links: dict[int, bytes], write: Callable[[bytes], None]
 ) -> None:
     name, mode = os.fsencode(path).lstrip(b"/"), status.st_mode
     if stat.S_ISCHR(mode) and status.st_rdev == 0:
@@ -103,7 +116,7 @@ def _attributes(path: str) -> tuple[bool, list[tuple[bytes, bytes]]]:
 def _header(
     name: bytes,
     kind: bytes,
-    status: os.stat_result,
+    status: _Status,
     *,
     size: int = 0,
     link: bytes = b"",
@@ -133,7 +146,7 @@ def _header(
     return extension + records + bytes(-len(records) % _BLOCK) + block
 
 
-def _block(name: bytes, kind: bytes, status: os.stat_result, size: int, link: bytes, device: int) -> bytes:
+def _block(name: bytes, kind: bytes, status: _Status, size: int, link: bytes, device: int) -> bytes:
     seconds = min(max(status.st_mtime_ns // 1_000_000_000, 0), _OCTAL_11)
     block = b"".join(
         (

@@ -6,10 +6,10 @@ import os
 
 from zonal.agent import configuration, crun, mounts, network
 from zonal.agent.json_text import to_json
+from zonal.agent.oci import add_devices, has_namespace, id_maps, map_in, set_user
 from zonal.agent.params import CallError
 from zonal.agent.processes import send_signal
 from zonal.agent.syscalls import enter_mounts_of, enter_root, load_module
-from zonal.agent.users import UserError, resolve_user
 from zonal.agent.workloads import StreamNumbers, Workload
 
 TYPE_CHECKING = False
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zonal.agent.link import Call
     from zonal.agent.params import Params
     from zonal.agent.protocol.cbor import Value
+    from zonal.agent.user_namespace import IdMaps
 
 MAX_WORKLOADS = 64
 """So many, each with three streams, fit into HELLO."""
@@ -36,6 +37,10 @@ class Methods:
         self._agent = agent
         self._roots: dict[str, str] = {}
         self._attached: dict[str, str] = {}
+        self._disks: dict[str, str] = {}
+        """Those of the attached whose files' ids can be mapped."""
+        self._ids: dict[str, IdMaps] = {}
+        """Of the roots that are for a user namespace."""
         self.table: dict[str, Callable[[Call, Params], None]] = {
             "configure": self._configure,
             "network": self._network,
@@ -90,11 +95,15 @@ class Methods:
         if name in self._roots:
             raise CallError("exists", f"root {name} is prepared already")
         size = params.number("size", least=1) if params.has("size") else None
+        fstype, scratch = params.text("fstype", "erofs"), params.text("scratch", "")
         try:
-            path = mounts.prepare_root(name, device, params.text("fstype", "erofs"), size, params.text("scratch", ""))
+            ids = id_maps(params)
+            path = mounts.prepare_root(name, device, fstype, size, scratch, ids)
         except OSError as error:
             raise CallError("runtime", f"cannot prepare root {name} from {device}: {error}") from error
         self._roots[name] = path
+        if ids:
+            self._ids[name] = ids
         call.reply({"path": path})
 
     def _remove_root(self, call: Call, params: Params) -> None:
@@ -104,6 +113,8 @@ class Methods:
             raise CallError("in-use", f"root {name} belongs to a workload")
         mounts.remove_root(name)
         del self._roots[name]
+        if ids := self._ids.pop(name, None):
+            ids.close()
         call.reply()
 
     def _program(self, call: Call, params: Params) -> None:
@@ -121,7 +132,7 @@ class Methods:
             "stat": lambda: programs.tell_path(enter, path),
             "changes": lambda: programs.tell_changes(f"{base}/scratch/upper", f"{base}/lower"),
             "processes": lambda: programs.tell_processes(f"/sys/fs/cgroup{cgroup}"),
-            "layer": lambda: programs.tell_layer(f"{base}/scratch/upper", skip, freeze),
+            "layer": lambda: programs.tell_layer(f"{base}/scratch/upper", skip, freeze, self._ids_of(root)),
         }
         if verb not in works:
             raise CallError("invalid", f"verb {verb!r}")
@@ -176,6 +187,7 @@ class Methods:
                     folder=params.text("folder", ""),
                     subpath=params.text("subpath", ""),
                 )
+                self._disks[name] = f"{attachments.PLACES}/{name}"
             elif kind == "memory":
                 size, mode = params.number("size", 0), params.number("mode", 0o1777, most=0o7777)
                 path = attachments.mount_memory(name, size, mode, read_only=read_only)
@@ -204,12 +216,15 @@ class Methods:
         except OSError as error:
             raise CallError("runtime", f"cannot unmount {name}: {error}") from error
         del self._attached[name]
+        self._disks.pop(name, None)
         call.reply()
 
     def _fill(self, call: Call, params: Params) -> None:
         from zonal.agent import attachments
 
         place, root = self._place(params.name("id")), self._root(params.name("root"))
+        if self._ids_of(root):
+            root = root.rpartition("/")[0] + "/lower"  # with the ids that belong on the disk
         try:
             attachments.fill(self._agent.reaper, place, root, params.text("path"), _answer(call))
         except OSError as error:
@@ -219,8 +234,10 @@ class Methods:
         from zonal.agent import attachments
 
         pid, place, target = self._pid(params), self._place(params.name("mount")), _absolute(params, "path")
+        disk = params.name("mount") in self._disks
+        ids = self._ids_of(self._workload(params.name("id")).root) if disk else None
         try:
-            attachments.bind_into(self._agent.reaper, pid, place, target, _answer(call))
+            attachments.bind_into(self._agent.reaper, pid, place, target, _answer(call), ids)
         except OSError as error:
             raise CallError("runtime", f"cannot mount at {target}: {error}") from error
 
@@ -246,23 +263,40 @@ class Methods:
     def _run(self, call: Call, params: Params) -> None:
         name, config = self._new_name(params), params.map("config")
         root = self._root(params.name("root"))
-        process, linux = _map_in(config, "process"), _map_in(config, "linux")
+        process, linux = map_in(config, "process"), map_in(config, "linux")
         cgroup = linux.setdefault("cgroupsPath", f"/zonal/{name}")
         if not isinstance(cgroup, str) or not cgroup.startswith("/") or not cgroup.strip("/") or ".." in cgroup:
             raise CallError("invalid", f"cgroupsPath {cgroup!r}")
-        _map_in(config, "root")["path"] = root
-        _set_user(process, root, params)
+        map_in(config, "root")["path"] = root
+        add_devices(config, params)
+        if ids := self._ids_of(root):
+            self._map_disks(ids, process)
+        set_user(process, root, params)
         wanted = self._wanted(params, process)
         agent = self._agent
-        workload = Workload(agent.loop, agent.reaper, name, name, root, cgroup)
+        workload = Workload(agent.loop, agent.reaper, name, name, root, cgroup, alone=has_namespace(linux, "pid"))
         self._start(call, workload, workload.start_container, config, wanted)
+
+    def _map_disks(self, ids: IdMaps, process: dict[str, Value]) -> None:
+        """Shows the files of all disks with a container's ids; it is the only one, as each zone has one."""
+        from zonal.agent.user_namespace import allow_limits
+
+        allow_limits(process)
+        for name, path in self._disks.items():
+            try:
+                ids.map_mount(path)
+            except OSError as error:
+                raise CallError("runtime", f"{name} cannot have its ids mapped: {error}") from error
+
+    def _ids_of(self, root: str) -> IdMaps | None:
+        return next((self._ids[name] for name, path in self._roots.items() if path == root and name in self._ids), None)
 
     def _exec(self, call: Call, params: Params) -> None:
         name, process = self._new_name(params), params.map("process")
         container = self._workload(params.name("container"))
         if container.name != container.container or container.state != "running":
             raise CallError("no-such", f"{container.name} is not a running container")
-        _set_user(process, container.root, params)
+        set_user(process, container.root, params)
         wanted = self._wanted(params, process)
         agent = self._agent
         workload = Workload(agent.loop, agent.reaper, name, container.name, container.root, container.cgroup)
@@ -430,26 +464,3 @@ def _absolute(params: Params, key: str) -> str:
     if not path.startswith("/"):
         raise CallError("invalid", f"{key} {path!r} is not absolute")
     return path
-
-
-def _set_user(process: dict[str, Value], root: str, params: Params) -> None:
-    """Puts the user's numbers and home directory into an OCI process object."""
-    if not params.has("user"):
-        return
-    try:
-        user = resolve_user(root, params.text("user"))
-    except UserError as error:
-        raise CallError("no-user", str(error)) from error
-    _map_in(process, "user").update(uid=user.uid, gid=user.gid, additionalGids=list(user.groups))
-    environment = process.setdefault("env", [])
-    if not isinstance(environment, list):
-        raise CallError("invalid", "env must be an array")
-    if not any(isinstance(entry, str) and entry.startswith("HOME=") for entry in environment):
-        environment.append(f"HOME={user.home}")
-
-
-def _map_in(values: dict[str, Value], key: str) -> dict[str, Value]:
-    inner = values.setdefault(key, {})
-    if not isinstance(inner, dict):
-        raise CallError("invalid", f"{key} must be a map")
-    return inner

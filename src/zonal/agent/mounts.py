@@ -9,7 +9,21 @@ import select
 import stat
 import time
 
-from zonal.agent.syscalls import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount
+from zonal.agent.syscalls import (
+    MNT_DETACH,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    mount,
+    move_mount,
+    unmount,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zonal.agent.user_namespace import IdMaps
 
 ROOTS = "/run/zonal/roots"
 """A container's root is mounted at ``ROOTS/<id>/root``."""
@@ -43,13 +57,15 @@ def mount_zone() -> None:
         file.write(" ".join("+" + controller for controller in controllers))
 
 
-def prepare_root(name: str, lower: str, fstype: str, size: int | None, scratch: str = "") -> str:
+def prepare_root(
+    name: str, lower: str, fstype: str, size: int | None, scratch: str = "", ids: IdMaps | None = None
+) -> str:
     """Mounts the image on ``lower`` (a block device) with a writable layer over it; gives the root's path.
 
     The layer is on ``scratch``, a block device with ext4, which may have one of before; or else in memory, where
     ``size`` bounds it, in bytes; None leaves it to the kernel's half of the memory. Nothing stays mounted on failure.
     (crun mounts the root anew without ``nodev``: what devices a container may open is for its configuration's device
-    rules.) Raises ``OSError``.
+    rules.) With ``ids`` all files are the container's own, in its user namespace. Raises ``OSError``.
     """
     wait_for_device(lower, _DEVICE_SECONDS)
     base = f"{ROOTS}/{name}"
@@ -69,10 +85,17 @@ def prepare_root(name: str, lower: str, fstype: str, size: int | None, scratch: 
             os.mkdir(f"{base}/scratch/upper")
             # The root directory's own mode and owner are the image's, not ours.
             image = os.stat(f"{base}/lower")
-            os.chown(f"{base}/scratch/upper", image.st_uid, image.st_gid)
+            owner = (image.st_uid, image.st_gid)
+            os.chown(f"{base}/scratch/upper", *(ids.owner(*owner) if ids else owner))
             os.chmod(f"{base}/scratch/upper", stat.S_IMODE(image.st_mode))
             os.mkdir(f"{base}/scratch/work")
-        layers = f"lowerdir={base}/lower,upperdir={base}/scratch/upper,workdir={base}/scratch/work"
+        below = f"{base}/lower"
+        if ids:
+            below = f"{base}/mapped"
+            os.mkdir(below)
+            move_mount(tree := ids.mapped_mount(f"{base}/lower"), below)
+            os.close(tree)
+        layers = f"lowerdir={below},upperdir={base}/scratch/upper,workdir={base}/scratch/work"
         mount("overlay", f"{base}/root", "overlay", MS_NODEV, layers)
     except BaseException:
         remove_root(name)
@@ -83,7 +106,7 @@ def prepare_root(name: str, lower: str, fstype: str, size: int | None, scratch: 
 def remove_root(name: str) -> None:
     """Undoes ``prepare_root``, as far as it came; what was written is on the scratch disk then."""
     base = f"{ROOTS}/{name}"
-    for directory in ("root", "scratch", "lower"):
+    for directory in ("root", "scratch", "mapped", "lower"):
         if os.path.isdir(f"{base}/{directory}"):
             let_go(f"{base}/{directory}")
             os.rmdir(f"{base}/{directory}")

@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from zonal.agent.user_namespace import IdMaps
+
 _BUSYBOX = "/usr/bin/busybox"
 _FREEZE_TURNS, _FREEZE_PAUSE = 500, 0.01
 
@@ -122,8 +124,11 @@ def tell_changes(upper: str, lower: str) -> None:
     _write_all(out)
 
 
-def tell_layer(upper: str, skip: Collection[str], freeze: str) -> None:
-    """Writes the writable layer as a layer of an image, while the control group at ``freeze``, if any, stands still."""
+def tell_layer(upper: str, skip: Collection[str], freeze: str, ids: IdMaps | None = None) -> None:
+    """Writes the writable layer as a layer of an image, while the control group at ``freeze``, if any, stands still.
+
+    ``ids`` are the container's, if it has any of its own.
+    """
     from zonal.agent.layers import write_layer
 
     out = bytearray()
@@ -135,7 +140,7 @@ def tell_layer(upper: str, skip: Collection[str], freeze: str) -> None:
 
     _set_frozen(freeze, frozen=True)
     try:
-        write_layer(upper, skip, write)
+        write_layer(upper, skip, write, ids)
         _write_all(out)
     finally:
         _set_frozen(freeze, frozen=False)

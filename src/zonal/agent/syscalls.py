@@ -21,9 +21,11 @@ RB_POWER_OFF = 0x4321FEDC
 """sys/reboot.h"""
 
 _SYS_INIT_MODULE, _SYS_SETNS, _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2 = 175, 308, 428, 429, 437  # asm/unistd_64.h
-_CLONE_NEWNS = 0x20000  # linux/sched.h
-_AT_FDCWD = -100  # linux/fcntl.h
+_SYS_MOUNT_SETATTR = 442
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000  # linux/sched.h
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000  # linux/fcntl.h
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4  # linux/mount.h
+_MOUNT_ATTR_IDMAP = 0x100000  # linux/mount.h
 _RESOLVE_IN_ROOT = 0x10  # linux/openat2.h
 _RESOLVE_NO_MAGICLINKS = 0x02
 
@@ -75,6 +77,31 @@ def move_mount(tree: int, target: str) -> None:
     """move_mount(2): what ``clone_mount`` gave, at ``target`` from now on. Raises ``OSError``."""
     arguments: list[Any] = [ctypes.c_long(_SYS_MOVE_MOUNT), ctypes.c_int(tree), b"", ctypes.c_int(_AT_FDCWD)]
     _check(_libc.syscall(*arguments, target.encode(), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)), target)
+
+
+def map_ids(tree: int, namespace: int) -> None:
+    """mount_setattr(2): ids of what ``clone_mount`` gave are those of a user namespace, as a descriptor.
+
+    Raises ``OSError``: not every file system can have that.
+    """
+    # struct mount_attr of linux/mount.h: what to set, what to clear, propagation, the namespace.
+    attributes = b"".join(number.to_bytes(8, "little") for number in (_MOUNT_ATTR_IDMAP, 0, 0, namespace))
+    arguments: list[Any] = [ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(tree), b"", ctypes.c_uint(_AT_EMPTY_PATH)]
+    _check(_libc.syscall(*arguments, attributes, ctypes.c_size_t(len(attributes))), "mount_setattr")
+
+
+def unshare_users() -> None:
+    """unshare(2): a user namespace of its own for the calling process. Raises ``OSError``."""
+    _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "unshare")
+
+
+def raise_hard_limit(number: int, least: int) -> None:
+    """prlimit(2): the caller's hard limit, which its children get, is ``least`` or more. Raises ``OSError``."""
+    limits = (ctypes.c_uint64 * 2)()  # struct rlimit64: soft, hard
+    _check(_libc.prlimit64(0, number, None, limits), "prlimit")
+    if limits[1] < least:
+        limits[1] = least
+        _check(_libc.prlimit64(0, number, limits, None), "prlimit")
 
 
 def enter_root(path: str) -> None:

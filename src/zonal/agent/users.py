@@ -31,16 +31,20 @@ class User:
         self.home = home
 
 
-def resolve_user(root: str, text: str) -> User:
+def resolve_user(root: str, text: str, groups: list[str] | None = None) -> User:
     """The user ``text`` ("name", "uid", each with ":group" or ":gid" or not; "" is root) in the container at ``root``.
 
-    Raises ``UserError``.
+    ``groups``, names or numbers, are added to those that the user has. Raises ``UserError``.
     """
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return find_user(text, read_file(root_fd, "/etc/passwd"), read_file(root_fd, "/etc/group"))
+        group_file = read_file(root_fd, "/etc/group")
+        user = find_user(text, read_file(root_fd, "/etc/passwd"), group_file)
     finally:
         os.close(root_fd)
+    added = [_find_group(group, group_file) for group in groups or ()]
+    user.groups = list(dict.fromkeys([*user.groups, *added]))[:_MAX_GROUPS]
+    return user
 
 
 def find_user(text: str, passwd: str, group: str) -> User:

@@ -6,6 +6,7 @@ import errno
 import os
 
 from zonal.agent import crun
+from zonal.agent.processes import SIGKILL
 from zonal.agent.streams import InputStream, OutputStream
 from zonal.agent.terminal import ConsoleSocket, resize
 
@@ -36,7 +37,10 @@ class StreamNumbers:
 class Workload:
     """Known until the host says ``forget``. ``started`` gets None, or crun's refusal; ``ended`` is called once."""
 
-    def __init__(self, loop: Loop, reaper: Reaper, name: str, container: str, root: str, cgroup: str) -> None:
+    def __init__(
+        self, loop: Loop, reaper: Reaper, name: str, container: str, root: str, cgroup: str, *, alone: bool = True
+    ) -> None:
+        """``alone``: whether the kernel ends all that is left of it when its first process ends."""
         self.name = name
         self.container = container
         """The container that it runs in: its own name, or another's."""
@@ -55,6 +59,7 @@ class Workload:
         self._terminal: int | None = None
         self._console: ConsoleSocket | None = None
         self._oom_kills = 0
+        self._alone = alone
 
     def describe(self) -> dict[str, Value]:
         """For HELLO and ``list``."""
@@ -192,6 +197,11 @@ class Workload:
         self.pid = 0
         code = os.waitstatus_to_exitcode(status)
         self.end = {"status": code} if code >= 0 else {"signal": -code}
+        if not self._alone:
+            try:
+                crun.signal_cgroup(self.cgroup, SIGKILL)
+            except OSError:
+                pass  # nothing is left of it
         self.end["oom"] = crun.oom_kills(self.cgroup) > self._oom_kills
         for stream in self.streams:
             if isinstance(stream, InputStream):

@@ -58,11 +58,22 @@ class Manner:
     keys: bytes = DETACH_KEYS
     signals: bool = True
     """Whether signals are passed on."""
+    on_started: Callable[[str], None] | None = None
+    """Told the zone's id."""
 
 
-def run_attached(control: Control, spec: pb.RunSpec, keys: bytes = DETACH_KEYS) -> Outcome:
-    """Runs to the workload's end, or with ``spec.detach`` to its start. Raises ``ZonalError``."""
-    manner = Manner(terminal=spec.terminal, stdin=spec.stdin and not spec.detach, detach=spec.detach, keys=keys)
+def run_attached(
+    control: Control,
+    spec: pb.RunSpec,
+    keys: bytes = DETACH_KEYS,
+    on_started: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Runs to the workload's end, or with ``spec.detach`` to its start; ``on_started`` is told the zone's id.
+
+    Raises ``ZonalError``.
+    """
+    stdin = spec.stdin and not spec.detach
+    manner = Manner(terminal=spec.terminal, stdin=stdin, detach=spec.detach, keys=keys, on_started=on_started)
     if spec.terminal:
         spec.terminal_size.CopyFrom(_size_message())
     return _Client(control, "Run", pb.RunRequest(spec=spec), manner).go()
@@ -133,6 +144,8 @@ class _Client:
         outcome.zone_id, outcome.name = started.zone_id, started.name
         outcome.exec_id = started.exec_id
         outcome.phases = list(started.phases)
+        if self._manner.on_started:
+            self._manner.on_started(started.zone_id)
         if self._manner.detach:
             return
         threading.Thread(target=self._send_signals, daemon=True).start()

@@ -10,6 +10,7 @@ from typing import Any
 
 from zonal.api import control_pb2 as pb
 from zonal.cli.networks import port_document
+from zonal.cli.runtime_document import runtime_config, runtime_host_config
 from zonal.errors import InvalidInputError
 
 
@@ -46,6 +47,7 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "addresses": list(zone.addresses),
         "mac": zone.mac,
         "ports": [port_document(port) for port in zone.ports],
+        "labels": dict(sorted(zone.labels.items())),
         "phases": [{"name": p.name, "begin_ns": p.begin_ns, "end_ns": p.end_ns} for p in zone.phases],
     }
 
@@ -56,9 +58,9 @@ def parse_filters(texts: Iterable[str]) -> dict[str, set[str]]:
     for text in texts:
         name, equals, value = text.partition("=")
         name = "image" if name == "ancestor" else name
-        if not equals or not value or name not in ("id", "name", "image", "status", "exited"):
+        if not equals or not value or name not in ("id", "name", "image", "status", "exited", "label"):
             raise InvalidInputError(
-                f"the filter {text!r} is unknown", hint="id=…, name=…, image=…, status=… or exited=…"
+                f"the filter {text!r} is unknown", hint="id=…, name=…, image=…, status=…, exited=… or label=…"
             )
         wanted.setdefault(name, set()).add(value)
     return wanted
@@ -74,8 +76,15 @@ def passes(zone: pb.Zone, wanted: Mapping[str, set[str]]) -> bool:
         "image": lambda value: value == zone.image or zone.image_id.removeprefix("sha256:").startswith(value),
         "status": lambda value: value == state or (value == "exited" and ended),
         "exited": lambda value: ended and value == str(zone.exit_status),
+        "label": lambda value: _has_label(zone, value),
     }
-    return all(any(map(tests[name], values)) for name, values in wanted.items())
+    # As docker has it: of several labels all are wanted, of all else one.
+    return all((all if name == "label" else any)(map(tests[name], values)) for name, values in wanted.items())
+
+
+def _has_label(zone: pb.Zone, text: str) -> bool:
+    name, equals, value = text.partition("=")
+    return name in zone.labels and (not equals or zone.labels[name] == value)
 
 
 def inspect_document(zone: pb.Zone) -> dict[str, Any]:
@@ -113,6 +122,7 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
             "AutoRemove": config.remove,
             "ReadonlyRootfs": config.read_only,
             "LogConfig": {"max-size": config.log_max_bytes, "max-file": config.log_max_files},
+            **runtime_host_config(zone),
         },
         "Mounts": [
             {
@@ -123,6 +133,7 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
                 "RW": not mount.read_only,
             }
             for mount in zone.mounts
+            if mount.type != "zone-device"
         ],
         "Config": {
             "Hostname": config.hostname,
@@ -134,6 +145,7 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
             "Image": zone.image,
             "WorkingDir": config.working_directory,
             "StopSignal": config.stop_signal,
+            **runtime_config(zone),
         },
         "NetworkSettings": {
             "Ports": _port_map(zone.ports),

@@ -180,7 +180,7 @@ def parse_device(text: str) -> pb.Mount:
     access = parts.pop() if len(parts) > 1 and set(parts[-1]) <= set("rwm") and parts[-1] else "rwm"
     if len(parts) > 2 or not all(parts):
         raise InvalidInputError(f"--device {text}: this is no device", hint="such as --device /dev/sdb:/dev/xvdb:r")
-    return pb.Mount(type="device", source=parts[0], target=parts[-1], read_only="w" not in access)
+    return pb.Mount(type="device", source=parts[0], target=parts[-1], read_only="w" not in access, access=access)
 
 
 def host_path(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ from zonal.cli.environment import read_env_file, variable
 from zonal.cli.errors import say, warn
 from zonal.cli.format import parse_size
 from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
+from zonal.cli.labels import id_file
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
 from zonal.cli.published import published
 from zonal.cli.registry import tls_option
 from zonal.cli.resources import MAX_CPUS, parse_resources, resource_options
+from zonal.cli.runtime import add_runtime, runtime_options
 from zonal.cli.terminal import detach_keys_option, parse_detach_keys
 from zonal.cli.timing import Stopwatch
 from zonal.errors import InvalidInputError, NotFoundError
@@ -92,6 +94,8 @@ class _RunCommand(click.Command):
 @click.option("--read-only", is_flag=True, help="No writing to the image's files.")
 @click.option("--stop-signal", default="", metavar="SIGNAL", help="Instead of the image's, or SIGTERM.")
 @click.option("--log-opt", "log_options", multiple=True, metavar="NAME=VALUE", help="max-size=10m, max-file=3.")
+@runtime_options
+@click.option("--cidfile", "cid_file", type=click.Path(path_type=Path), help="A new file that gets the zone's id.")
 @detach_keys_option
 @click.option("--timing", metavar="[=json]", help="Show where the time went; =json for programs.")
 @host_option
@@ -123,6 +127,8 @@ def run(
     read_only: bool,
     stop_signal: str,
     log_options: tuple[str, ...],
+    runtime: Mapping[str, Any],
+    cid_file: Path | None,
     detach_keys: str,
     timing: str | None,
     host: str | None,
@@ -174,10 +180,11 @@ def run(
         network=parse_network(**more),
     )
     set_log_options(spec, log_options)
+    add_runtime(spec, runtime)
     from zonal.cli.attach import run_attached
     from zonal.cli.supply import Supply
 
-    with Supply(host, lab, image) as supply:
+    with id_file(cid_file) as told, Supply(host, lab, image) as supply:
         stopwatch.lap("command line")
         control = supply.control()
         stopwatch.lap("connect")
@@ -196,7 +203,7 @@ def run(
         supplied = 0
         while True:
             try:
-                outcome = run_attached(control, spec, keys)
+                outcome = run_attached(control, spec, keys, told.write)
                 break
             except NotFoundError as error:
                 # A missing command or kernel is not found either; only a missing image can be supplied. It may be gone

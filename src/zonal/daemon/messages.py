@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from zonal.api import control_pb2 as pb
 from zonal.daemon.resources import resources_message
+from zonal.daemon.runtime_spec import runtime_message
 from zonal.network.ports import Port
-from zonal.zones.mounts import Mount
+from zonal.zones.mounts import Mount, MountKind
 from zonal.zones.spec import Phase, ZoneRecord, ZoneSpec, ZoneState
 
 _STATES = {
@@ -50,6 +51,7 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         mac=record.mac or spec.network.mac,
         ports=[port_message(port) for port in record.ports or spec.network.ports],
         hostname=spec.hostname,
+        labels=dict(spec.labels),
     )
 
 
@@ -73,6 +75,9 @@ def config_message(spec: ZoneSpec) -> pb.ZoneConfig:
         read_only=spec.read_only,
         log_max_bytes=spec.log.max_size,
         log_max_files=spec.log.max_files,
+        runtime=runtime_message(spec.runtime),
+        stop_timeout_seconds=spec.stop_timeout,
+        exposed_ports=spec.exposed_ports,
     )
 
 
@@ -86,6 +91,7 @@ def mount_message(mount: Mount) -> pb.Mount:
         subpath=mount.subpath,
         size_bytes=mount.size_bytes,
         options=mount.options,
+        access=mount.access if mount.kind is MountKind.ZONE_DEVICE else "",
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from zonal.api import control_pb2 as pb
 from zonal.daemon.services import ImageFinder, VolumeService
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from zonal.zones.devices import is_zone_device
 from zonal.zones.mounts import MAX_MOUNTS, MAX_PATH, TMPFS_OPTIONS, Mount, MountKind
 from zonal.zones.names import make_id
 
@@ -49,6 +50,11 @@ class Mounts:
     async def resolve_one(self, message: pb.Mount) -> Mount:
         """One mount, for a zone that runs."""
         (mount,) = await self.resolve([message])
+        if mount.kind is MountKind.ZONE_DEVICE:
+            raise InvalidInputError(
+                f"{mount.source} is the zone's own, and cannot be given to a workload that runs",
+                hint="run the zone with --device",
+            )
         return mount
 
     def discard(self, mounts: Iterable[Mount]) -> None:
@@ -60,9 +66,9 @@ class Mounts:
     def check(self, message: pb.Mount) -> Mount:
         """What can be said without making anything."""
         try:
-            kind = MountKind(message.type)
+            kind = _kind(message)
         except ValueError:
-            known = ", ".join(MountKind)
+            known = ", ".join(kind for kind in MountKind if kind is not MountKind.ZONE_DEVICE)
             raise InvalidInputError(f"{message.type!r} is no type of mount", hint=f"there are {known}") from None
         mount = Mount(
             kind=kind,
@@ -74,6 +80,7 @@ class Mounts:
             mode=message.mode if message.HasField("mode") else 0o1777,
             options=tuple(message.options),
             copy=not message.no_copy,
+            access=_access(message.access),
         )
         if mount.mode > 0o7777:
             raise InvalidInputError(f"{mount.mode:o} is no mode of a directory", hint="such as 1777")
@@ -109,6 +116,22 @@ class Mounts:
             except AlreadyExistsError:
                 pass  # another call was quicker, and wants the same
         return replace(mount, size_bytes=0)
+
+
+def _kind(message: pb.Mount) -> MountKind:
+    """As it says; but a device that is no block device of the host is one of the zone's own kernel."""
+    kind = MountKind(message.type)
+    if kind is MountKind.ZONE_DEVICE:
+        raise ValueError(message.type)
+    if kind is MountKind.DEVICE and is_zone_device(message.source):
+        return MountKind.ZONE_DEVICE
+    return kind
+
+
+def _access(text: str) -> str:
+    if not set(text) <= set("rwm"):
+        raise InvalidInputError(f"{text[:32]!r} is no access to a device", hint="some of rwm")
+    return text or "rwm"
 
 
 def _check_target(target: str) -> str:
@@ -167,5 +190,6 @@ def _check_device(source: str) -> None:
     if not path.is_block_device():
         what = "is not a block device" if path.exists() else "does not exist"
         raise InvalidInputError(
-            f"the device {source} {what} in the host", hint="zones take block devices, such as /dev/sdb"
+            f"the device {source} {what} in the host",
+            hint="zones take block devices, such as /dev/sdb; /dev/fuse and the like they have of their own",
         )

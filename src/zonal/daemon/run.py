@@ -21,6 +21,7 @@ from zonal.daemon.run_spec import resolve_spec
 from zonal.daemon.services import ImageFinder
 from zonal.errors import InvalidInputError
 from zonal.network.networks import NetworkStore
+from zonal.zones.devices import is_zone_device
 from zonal.zones.names import make_name
 from zonal.zones.spec import RunningZone, ZoneService, ZoneSpec
 from zonal.zones.state import NameTakenError
@@ -66,11 +67,11 @@ class RunCall:
         # What is wrong with the rest is told before a volume is made for a mount.
         spec = resolve_spec(request, self._images, name=request.name or make_name())
         spec = replace(spec, network=resolve_network(request.network, self._networks))
+        _check_user_namespace(spec, request)
         # Until the zone has a hold of its own on the image, for volumes may be made first.
         with self._images.use(spec.image_id, f"zone {spec.name}"):
-            return await self._run(
-                replace(spec, mounts=await self._mounts.resolve(request.mounts)), request, arrived_ns
-            )
+            spec = replace(spec, mounts=await self._mounts.resolve(request.mounts))
+            return await self._run(spec, request, arrived_ns)
 
     async def _run(self, spec: ZoneSpec, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
         for attempt in range(_NAME_TRIES):
@@ -83,6 +84,19 @@ class RunCall:
                     raise
                 spec = replace(spec, name=make_name())
         raise AssertionError("the loop returns or raises")
+
+
+def _check_user_namespace(spec: ZoneSpec, request: pb.RunSpec) -> None:
+    """What cannot be in one is refused before anything is made. Raises ``InvalidInputError``."""
+    if not spec.runtime.namespaces.uids:
+        return
+    if spec.runtime.security.privileged:
+        raise InvalidInputError("who is privileged has no user namespace", hint="leave out --privileged or --userns")
+    for mount in request.mounts:
+        if mount.type == "device" and not is_zone_device(mount.source):
+            raise InvalidInputError(
+                f"{mount.source[:64]} would be nobody's in a user namespace", hint="leave out --device or --userns"
+            )
 
 
 def _started(zone: RunningZone) -> pb.Started:

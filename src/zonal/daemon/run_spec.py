@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
+from zonal.daemon.labels import checked_labels, checked_ports
 from zonal.daemon.resources import run_resources
+from zonal.daemon.runtime_spec import resolve_runtime
 from zonal.daemon.services import ImageFinder
 from zonal.errors import InvalidInputError
 from zonal.volumes.filesystem import check_size
@@ -11,7 +13,7 @@ from zonal.volumes.sizes import DEFAULT_SIZE
 from zonal.zones.names import check_hostname, check_name, make_id
 from zonal.zones.oci_spec import ProcessOptions, resolve_process
 from zonal.zones.resources import MIB
-from zonal.zones.spec import SHORT_ID, LogLimits, TerminalSize, ZoneSpec
+from zonal.zones.spec import DEFAULT_STOP_TIMEOUT, SHORT_ID, LogLimits, TerminalSize, ZoneSpec
 
 PAGE_SIZE = 4096
 MAX_TERMINAL = 65535
@@ -19,6 +21,8 @@ MAX_TERMINAL = 65535
 MIN_LOG_FILE, MAX_LOG_FILE = 4096, 1 << 30
 """Bytes."""
 MAX_LOG_FILES = 100
+MAX_STOP_TIMEOUT = 24 * 3600
+"""Seconds."""
 _DEFAULT_TERMINAL = TerminalSize()
 
 
@@ -44,7 +48,8 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         terminal=request.terminal,
         hostname=hostname,
     )
-    process = resolve_process(images.config(image.id), options)
+    config = images.config(image.id)
+    process = resolve_process(config, options)
     return ZoneSpec(
         id=zone_id,
         name=name,
@@ -67,6 +72,10 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         read_only=request.read_only,
         storage_bytes=_storage(request),
         log=_log_limits(request),
+        runtime=resolve_runtime(request.runtime),
+        labels=checked_labels(config.labels, request.labels),
+        stop_timeout=_stop_timeout(request),
+        exposed_ports=checked_ports(config.exposed_ports, request.exposed_ports),
     )
 
 
@@ -92,6 +101,13 @@ def _storage(request: pb.RunSpec) -> int:
     size = request.storage_bytes or DEFAULT_SIZE
     check_size(size)
     return -(-size // PAGE_SIZE) * PAGE_SIZE
+
+
+def _stop_timeout(request: pb.RunSpec) -> int:
+    timeout = request.stop_timeout_seconds if request.HasField("stop_timeout_seconds") else DEFAULT_STOP_TIMEOUT
+    if timeout > MAX_STOP_TIMEOUT:
+        raise InvalidInputError(f"{timeout} s are too long to wait for a stop", hint=f"at most {MAX_STOP_TIMEOUT}")
+    return timeout
 
 
 def _log_limits(request: pb.RunSpec) -> LogLimits:

@@ -27,7 +27,7 @@ class VerbCalls:
 
     async def restart(self, request: pb.StopZoneRequest, _context: Context) -> pb.StartZoneReply:
         """Stopped, and started."""
-        timeout = stop_timeout(request)
+        timeout = await stop_timeout(self._zones, request)
         record = await self._zones.find(request.zone)
         await self._zones.restart(record.id, timeout)
         return pb.StartZoneReply(zone=zone_message(await self._zones.find(record.id)))

@@ -7,12 +7,11 @@ from zonal.daemon.attending import MAX_CHUNK, checked_signal
 from zonal.daemon.messages import config_message, zone_message
 from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.rpc import Context
+from zonal.daemon.run_spec import MAX_STOP_TIMEOUT
 from zonal.errors import InvalidInputError
-from zonal.zones.spec import DEFAULT_STOP_TIMEOUT, LogQuery, ZoneService
+from zonal.zones.spec import LogQuery, ZoneService
 
 SIGKILL = 9
-MAX_STOP_TIMEOUT = 24 * 3600
-"""Seconds."""
 
 
 class ZoneCalls:
@@ -36,7 +35,8 @@ class ZoneCalls:
 
     async def stop(self, request: pb.StopZoneRequest, _context: Context) -> pb.StopZoneReply:
         """Politely, then by force."""
-        return pb.StopZoneReply(zone=zone_message(await self._zones.stop(request.zone, stop_timeout(request))))
+        timeout = await stop_timeout(self._zones, request)
+        return pb.StopZoneReply(zone=zone_message(await self._zones.stop(request.zone, timeout)))
 
     async def kill(self, request: pb.KillZoneRequest, _context: Context) -> pb.KillZoneReply:
         """Any signal; 0 is SIGKILL."""
@@ -87,9 +87,12 @@ class ZoneCalls:
                 await context.write(pb.OutputChunk(stdout=data[begin : begin + MAX_CHUNK]))
 
 
-def stop_timeout(request: pb.StopZoneRequest) -> int:
-    """Seconds between the stop signal and SIGKILL. Raises ``InvalidInputError``."""
-    timeout = request.timeout_seconds if request.HasField("timeout_seconds") else DEFAULT_STOP_TIMEOUT
-    if timeout > MAX_STOP_TIMEOUT:
-        raise InvalidInputError(f"{timeout} s are too long to wait for a stop", hint=f"at most {MAX_STOP_TIMEOUT}")
-    return timeout
+async def stop_timeout(zones: ZoneService, request: pb.StopZoneRequest) -> int:
+    """Seconds between the stop signal and SIGKILL: as asked, or as the zone has it. Raises ``InvalidInputError``."""
+    if not request.HasField("timeout_seconds"):
+        return (await zones.find(request.zone)).spec.stop_timeout
+    if request.timeout_seconds > MAX_STOP_TIMEOUT:
+        raise InvalidInputError(
+            f"{request.timeout_seconds} s are too long to wait for a stop", hint=f"at most {MAX_STOP_TIMEOUT}"
+        )
+    return request.timeout_seconds

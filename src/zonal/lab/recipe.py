@@ -30,7 +30,7 @@ PACKAGES = (
     *("systemd-sysv", "udev", "kmod", "iproute2", "procps", "openssh-server", "qemu-guest-agent", "ca-certificates"),
     *("xen-hypervisor-4.20-amd64", "xen-utils-4.20", "xenstore-utils"),
     *("linux-image-amd64", "linux-image-cloud-amd64"),
-    *("crun", "skopeo", "erofs-utils", "squashfs-tools", "e2fsprogs", "zstd", "busybox-static", "python3"),
+    *("crun", "skopeo", "erofs-utils", "squashfs-tools", "e2fsprogs", "zstd", "busybox-static", "tini", "python3"),
     # Plugins that attach zones to networks, and what filters and translates packets there.
     *("containernetworking-plugins", "nftables", "iptables"),
     # The headers of the hypercalls: for those who study them, and for the test of our layouts.

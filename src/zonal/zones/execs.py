@@ -162,6 +162,7 @@ class Execs:
             "container": self._container,
             "process": description,
             "user": spec.user or self._zone.user,
+            "groups": [*self._zone.runtime.security.groups],
             "terminal": spec.terminal,
             "rows": spec.terminal_size.rows,
             "columns": spec.terminal_size.columns,

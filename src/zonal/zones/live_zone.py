@@ -13,13 +13,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, Never, cast
+from typing import TYPE_CHECKING, Literal, Never, cast
 
 from zonal.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
     DeadlineError,
     InvalidInputError,
+    UnavailableError,
     WrongStateError,
     ZonalError,
     ZoneFailedError,
@@ -42,11 +43,13 @@ from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.networking import ZoneNetwork
-from zonal.zones.oci_spec import runtime_config
+from zonal.zones.oci_linux import is_of_container
+from zonal.zones.oci_spec import ZONE_INIT, runtime_config
 from zonal.zones.output_log import OutputLog
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.resources import Resources
+from zonal.zones.runtime_options import Namespaces
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
 from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec, ZoneStatistics
@@ -54,6 +57,9 @@ from zonal.zones.state import ZoneStore
 from zonal.zones.statistics import read_statistics
 from zonal.zones.storage import StorageSources, ZoneStorage
 from zonal.zones.zone_resources import ZoneResources
+
+if TYPE_CHECKING:
+    from zonal.agent.protocol.cbor import Value
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +85,7 @@ _REFUSALS: dict[str, type[ZonalError]] = {
     "not-found": CommandNotFoundError,
     "not-executable": CommandNotExecutableError,
     "no-user": InvalidInputError,
+    "no-device": InvalidInputError,
 }
 
 
@@ -167,6 +174,8 @@ class LiveZone:
     async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path) -> None:
         """From nothing to a started workload. Raises a ``ZonalError``; the stack undoes what was done."""
         spec, clock = self.spec, self.clock
+        if spec.runtime.init and not Path(ZONE_INIT).exists():
+            raise UnavailableError(f"the host has no {ZONE_INIT}, which --init needs", hint="apt-get install tini")
         with clock.phase("domain"):
             self._open_logs(stack).begin_again()
             self._resources.begin(stack)
@@ -437,20 +446,24 @@ class LiveZone:
     async def _start_workload(self, session: Session) -> None:
         spec = self.spec
         await session.call("configure", {"hostname": spec.hostname, "sysctls": dict(_SYSCTLS)}, CALL_TIMEOUT)
-        root = {"id": WORKLOAD, "device": "/dev/xvdb", "scratch": self._storage.scratch_device}
-        await session.call("prepare_root", dict(root), CALL_TIMEOUT)
+        root: dict[str, Value] = {"id": WORKLOAD, "device": "/dev/xvdb", "scratch": self._storage.scratch_device}
+        await session.call("prepare_root", {**root, **_id_maps(spec.runtime.namespaces)}, CALL_TIMEOUT)
         await self._storage.attach_at_launch(session, self.domain_id, WORKLOAD)
         await self._network.configure(session)
+        await self._set_sysctls(session)
         self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
         self._outputs = [(1, session.open_output(STDOUT))]
         if not spec.terminal:
             self._outputs.append((2, session.open_output(STDERR)))
         session.expect_workload(WORKLOAD)
-        params = {
+        params: dict[str, Value] = {
             "id": WORKLOAD,
             "root": WORKLOAD,
             "config": runtime_config(spec, self._oci_mounts(), self._storage.oci_devices()),
             "user": spec.user,
+            "groups": [*spec.runtime.security.groups],
+            "devices": self._storage.zone_devices(),
+            "every_device": spec.runtime.security.privileged,
             "terminal": spec.terminal,
             "stdin": STDIN if self.stdin else 0,
             "stdout": STDOUT,
@@ -465,6 +478,17 @@ class LiveZone:
             if kind is None:
                 raise
             raise kind(refusal.reason) from refusal
+
+    async def _set_sysctls(self, session: Session) -> None:
+        """Those that the user wants of the zone's kernel; the container's own are crun's to set."""
+        options = self.spec.runtime
+        wanted = {name: value for name, value in options.sysctls if not is_of_container(name, options.namespaces)}
+        if not wanted:
+            return
+        try:
+            await session.call("configure", {"sysctls": dict(wanted)}, CALL_TIMEOUT)
+        except CallRefusedError as refusal:
+            raise InvalidInputError(f"the zone's kernel does not take it: {refusal.reason}") from refusal
 
     def _oci_mounts(self) -> list[dict[str, object]]:
         """Parents before what is mounted in them; a user's own /etc/hosts and the like over ours."""
@@ -521,6 +545,12 @@ class LiveZone:
         with self.clock.phase("teardown"):
             await self._storage.close_before_domain()
             await destroy_domain(self._host.hypervisor, self._host.store, self.domain_id)
+
+
+def _id_maps(spaces: Namespaces) -> dict[str, Value]:
+    """Parameters of ``prepare_root``; none without a user namespace."""
+    pairs = {"uids": spaces.uids, "gids": spaces.gids}
+    return {name: [[each.container, each.zone, each.size] for each in maps] for name, maps in pairs.items() if maps}
 
 
 @asynccontextmanager

@@ -38,6 +38,8 @@ class MountKind(enum.StrEnum):
     """The files of an image, read-only."""
     DEVICE = "device"
     """A block device of the host, as a device node."""
+    ZONE_DEVICE = "zone-device"
+    """A character device of the zone's own kernel, such as /dev/fuse, as a device node."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Mount:
     target: str
     """Absolute path in the container; of the node, for a device."""
     source: str = ""
-    """A path of the host, a volume's name, or an image as the user called it."""
+    """A path of the host (of a device of the zone's: of the zone), a volume's name, an image as the user called it."""
     read_only: bool = False
     subpath: str = ""
     """For volumes and images: only this folder of it, relative and without ``..``."""
@@ -68,11 +70,13 @@ class Mount:
     """Of a directory of the host: whether the zone may keep what it has read, and write later."""
     delegated: bool = False
     """And take it that nobody else changes anything there."""
+    access: str = "rwm"
+    """Of a device of the zone's: what the container may do with it."""
 
     @property
     def needs_attaching(self) -> bool:
-        """Whether a device must be given to the zone; tmpfs needs none."""
-        return self.kind is not MountKind.TMPFS
+        """Whether a device must be given to the zone; tmpfs and what the zone has itself need none."""
+        return self.kind not in (MountKind.TMPFS, MountKind.ZONE_DEVICE)
 
 
 @dataclass(frozen=True)

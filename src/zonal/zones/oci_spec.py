@@ -6,6 +6,7 @@ and ``config-linux.md``.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,66 +14,29 @@ from typing import Any
 from zonal.api.signals import parse_signal
 from zonal.errors import InvalidInputError
 from zonal.images.config import ImageConfig
-from zonal.zones.mounts import DEVICE_NUMBERS
-from zonal.zones.spec import ExecSpec, ZoneSpec
+from zonal.zones.capabilities import chosen_capabilities, process_capabilities
+from zonal.zones.oci_linux import linux_section, standard_mounts
+from zonal.zones.runtime_options import Hook, Limits, RuntimeOptions, Security
+from zonal.zones.seccomp import seccomp_program
+from zonal.zones.spec import ExecSpec, TerminalSize, ZoneSpec
 
 OCI_VERSION = "1.2.0"
 ROOTFS = "rootfs"
 """The root's path, relative to the bundle."""
-CGROUP = "/workload"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_VECTOR_BYTES = 1 << 20
 """Bound on arguments and environment together: half of what Linux gives a new program (execve(2))."""
 MAX_STRING_BYTES = (128 << 10) - 1
 """Bound on one argument: Linux's MAX_ARG_STRLEN, less the NUL."""
 
-CAPABILITIES = (
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-)
-_EVERY = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT "
-    "SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP "
-    "MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-)
-ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in _EVERY.split())
-"""Those of linux/capability.h, in its order."""
-MASKED_PATHS = (
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/xen",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-)
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-NAMESPACES = ("pid", "mount", "ipc", "uts", "cgroup")
-"""No network namespace: a workload has its zone's network. No user namespace: the zone is the border."""
 OPEN_FILES = (1024, 524288)
 """RLIMIT_NOFILE, soft and hard, as systemd gives every service and so docker its containers."""
-
-# Linux's Documentation/admin-guide/devices.txt: null, zero, full, random, urandom, tty, console, ptmx, all of pts.
-_DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
+INIT = "/dev/init"
+"""Where a container has the small init that it was asked for: not among its image's files."""
+ZONE_INIT = "/usr/bin/tini-static"
+"""Where the zone has it."""
+_BPF_ANNOTATION = "run.oci.seccomp_bpf_data"
+"""crun(1): the filter itself, in base64, which it then need not compile."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +94,20 @@ def exec_process(zone: ZoneSpec, spec: ExecSpec) -> dict[str, Any]:
     _check_place(cwd, spec.user)
     env = _joined_environment(("TERM=xterm",) if spec.terminal else (), (*zone.env, *spec.env))
     _check_size((*spec.command, *env))
-    process: dict[str, Any] = {
-        "terminal": spec.terminal,
-        "user": {"uid": 0, "gid": 0},
-        "args": list(spec.command),
-        "env": list(env),
-        "cwd": cwd,
-        "capabilities": _capabilities(spec.user or zone.user, ALL_CAPABILITIES if spec.privileged else CAPABILITIES),
-        "rlimits": _limits(),
-        "noNewPrivileges": False,
-    }
-    if spec.terminal:
-        process["consoleSize"] = {"height": spec.terminal_size.rows, "width": spec.terminal_size.columns}
-    return process
+    names = capabilities(zone.runtime.security, privileged=spec.privileged)
+    return _process(
+        zone.runtime,
+        args=spec.command,
+        env=env,
+        cwd=cwd,
+        capabilities=process_capabilities(names, spec.user or zone.user),
+        size=spec.terminal_size if spec.terminal else None,
+    )
+
+
+def capabilities(security: Security, *, privileged: bool = False) -> tuple[str, ...]:
+    """All that a process of the container may have; ``privileged``: whether this one alone has every capability."""
+    return chosen_capabilities(security.cap_add, security.cap_drop, privileged=security.privileged or privileged)
 
 
 def runtime_config(
@@ -153,34 +118,63 @@ def runtime_config(
     ``mounts`` come after those that every container has, and replace one of them with the same destination.
     ``process.user`` is root's: ``spec.user`` is resolved in the zone, against the container's own files.
     """
-    process: dict[str, Any] = {
-        "terminal": spec.terminal,
-        "user": {"uid": 0, "gid": 0},
-        "args": list(spec.command),
-        "env": list(spec.env),
-        "cwd": spec.cwd,
-        "capabilities": _capabilities(spec.user, CAPABILITIES),
-        "rlimits": _limits(),
-        "noNewPrivileges": False,
-    }
-    if spec.terminal:
-        process["consoleSize"] = {"height": spec.terminal_size.rows, "width": spec.terminal_size.columns}
+    options = spec.runtime
+    names = capabilities(options.security)
+    wanted = [*mounts, _init_mount()] if options.init else mounts
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
-        "hostname": spec.hostname,
         "root": {"path": ROOTFS, "readonly": spec.read_only},
-        "process": process,
-        "mounts": _joined(_mounts(), mounts),
-        "linux": {
-            "namespaces": [{"type": name} for name in NAMESPACES],
-            "cgroupsPath": CGROUP,
-            "resources": {"devices": _device_rules()},
-            "devices": [*devices],
-            "maskedPaths": list(MASKED_PATHS),
-            "readonlyPaths": list(READONLY_PATHS),
-        },
+        "process": _process(
+            options,
+            args=(INIT, "--", *spec.command) if options.init else spec.command,
+            env=spec.env,
+            cwd=spec.cwd,
+            capabilities=process_capabilities(names, spec.user),
+            size=spec.terminal_size if spec.terminal else None,
+        ),
+        "mounts": _joined(standard_mounts(options), wanted),
+        "linux": linux_section(options, devices),
     }
+    if options.namespaces.uts != "host":
+        config["hostname"] = spec.hostname
+        if options.domainname:
+            config["domainname"] = options.domainname
+    annotations = dict(options.annotations)
+    program = seccomp_program(options.security.seccomp, names, privileged=options.security.privileged)
+    if program is not None:
+        annotations[_BPF_ANNOTATION] = base64.b64encode(program).decode()
+    if annotations:
+        config["annotations"] = annotations
+    if options.hooks:
+        config["hooks"] = _hooks(options.hooks)
     return config
+
+
+def _process(
+    options: RuntimeOptions,
+    *,
+    args: Sequence[str],
+    env: Sequence[str],
+    cwd: str,
+    capabilities: Mapping[str, Sequence[str]],
+    size: TerminalSize | None,
+) -> dict[str, Any]:
+    """The OCI process object; ``size`` is its terminal's, ``None`` when it has none."""
+    process: dict[str, Any] = {
+        "terminal": size is not None,
+        "user": {"uid": 0, "gid": 0},
+        "args": list(args),
+        "env": list(env),
+        "cwd": cwd,
+        "capabilities": {name: list(listed) for name, listed in capabilities.items()},
+        "rlimits": _limits(options.limits),
+        "noNewPrivileges": options.security.no_new_privileges,
+    }
+    if size is not None:
+        process["consoleSize"] = {"height": size.rows, "width": size.columns}
+    if options.limits.oom_score_adj:
+        process["oomScoreAdj"] = options.limits.oom_score_adj
+    return process
 
 
 def _command(image: ImageConfig, options: ProcessOptions) -> tuple[str, ...]:
@@ -222,28 +216,25 @@ def _joined_environment(standard: Iterable[str], entries: Iterable[str]) -> tupl
     return tuple(f"{key}={value}" for key, value in variables.items())
 
 
-def _limits() -> list[dict[str, object]]:
-    return [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES[0], "hard": OPEN_FILES[1]}]
+def _limits(limits: Limits) -> list[dict[str, object]]:
+    chosen = {"nofile": OPEN_FILES} | {each.name: (each.soft, each.hard) for each in limits.ulimits}
+    return [{"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard} for name, (soft, hard) in chosen.items()]
 
 
-def _capabilities(user: str, wanted: Sequence[str]) -> dict[str, list[str]]:
-    names = list(wanted)
-    if user.partition(":")[0] in {"", "0", "root"}:
-        return {"bounding": names, "effective": names, "permitted": names}
-    # crun would keep what is listed across the change of user; docker gives another user than root none of it.
-    return {"bounding": names, "effective": [], "permitted": []}
+def _init_mount() -> dict[str, object]:
+    options = ["bind", "rprivate", "ro", "nosuid", "nodev"]
+    return {"destination": INIT, "type": "bind", "source": ZONE_INIT, "options": options}
 
 
-def _mounts() -> list[dict[str, object]]:
-    return [
-        _mount("/proc", "proc", "nosuid,noexec,nodev"),
-        _mount("/dev", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
-        _mount("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        _mount("/sys", "sysfs", "nosuid,noexec,nodev,ro"),
-        _mount("/sys/fs/cgroup", "cgroup", "ro,nosuid,noexec,nodev"),
-        _mount("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
-        _mount("/dev/shm", "tmpfs", "nosuid,noexec,nodev,mode=1777,size=65536k", source="shm"),
-    ]
+def _hooks(hooks: Sequence[Hook]) -> dict[str, list[dict[str, object]]]:
+    found: dict[str, list[dict[str, object]]] = {}
+    for hook in hooks:
+        entry: dict[str, object] = {"path": hook.path}
+        entry |= {"args": list(hook.args)} if hook.args else {}
+        entry |= {"env": list(hook.env)} if hook.env else {}
+        entry |= {"timeout": hook.timeout} if hook.timeout else {}
+        found.setdefault(hook.stage, []).append(entry)
+    return found
 
 
 def _joined(
@@ -251,28 +242,6 @@ def _joined(
 ) -> list[Mapping[str, object]]:
     places = {mount["destination"] for mount in wanted}
     return [*(mount for mount in standard if mount["destination"] not in places), *wanted]
-
-
-def _mount(destination: str, kind: str, options: str, *, source: str = "") -> dict[str, object]:
-    return {"destination": destination, "type": kind, "source": source or kind, "options": options.split(",")}
-
-
-def _device_rules() -> list[dict[str, object]]:
-    # Any node may be made, as under docker; only the harmless ones may be opened.
-    rules: list[dict[str, object]] = [
-        {"allow": False, "access": "rwm"},
-        {"allow": True, "type": "c", "access": "m"},
-        {"allow": True, "type": "b", "access": "m"},
-    ]
-    for major, minor in _DEVICES:
-        rule: dict[str, object] = {"allow": True, "type": "c", "major": major, "access": "rwm"}
-        if minor is not None:
-            rule["minor"] = minor
-        rules.append(rule)
-    # Those that were given to it, or will be while it runs.
-    for major, minor in DEVICE_NUMBERS:
-        rules.append({"allow": True, "type": "b", "major": major, "minor": minor, "access": "rwm"})
-    return rules
 
 
 def _check_place(cwd: str, user: str) -> None:

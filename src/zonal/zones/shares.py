@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from zonal.xen.devices.p9 import MESSAGE_SIZE, Rings, mark_closing, mark_connect
 from zonal.xen.devices.xenbus import forget
 from zonal.xen.domain import DevicePlan
 from zonal.zones.host import XenHost
-from zonal.zones.modules import load_order
+from zonal.zones.module_loading import ModuleSource, supply_modules
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.session import Session
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 DRIVERS = ("9p", "9pnet_xen")
 """What a kernel needs for a share."""
 TIMEOUT = 60.0
-
-ModuleSource = Callable[[str], Path | None]
-"""From a kernel's release to the folder of its modules; ``None`` for a kernel that is not known to have any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ class ZoneShares:
         try:
             async with asyncio.TaskGroup() as group:
                 # Beside each other: loading the driver ends only when the devices that are there are connected.
-                group.create_task(self._supply_modules(session, release))
+                group.create_task(supply_modules(session, self._modules(release), DRIVERS))
                 for attached, folder in folders:
                     group.create_task(self._connect(domain_id, attached, folder))
         except BaseExceptionGroup as failures:
@@ -118,16 +115,6 @@ class ZoneShares:
                 message_size=MESSAGE_SIZE,
             )
         await mark_connected(self._host.store, device)
-
-    async def _supply_modules(self, session: Session, release: str) -> None:
-        folder = self._modules(release)
-        if folder is None:
-            return  # all is built in, or else the agent's mount says what is missing
-        reply = await session.call("missing_modules", {"names": list(DRIVERS)}, TIMEOUT)
-        if not reply:
-            return
-        for module in await asyncio.to_thread(load_order, folder, DRIVERS):
-            await session.call("load_module", {"name": module.name, "data": module.data}, TIMEOUT)
 
 
 def share_parameters(attached: Attached) -> dict[str, Value]:

@@ -19,6 +19,7 @@ from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
 from zonal.zones.resources import DEFAULT_RESOURCES, MIB, ResourceChange, Resources
+from zonal.zones.runtime_options import DEFAULT_RUNTIME, RuntimeOptions
 
 DEFAULT_STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL, as docker has it."""
@@ -132,6 +133,14 @@ class ZoneSpec:
     mounts: tuple[Mount, ...] = ()
     network: NetworkSpec = NO_NETWORK
     log: LogLimits = LogLimits()
+    runtime: RuntimeOptions = DEFAULT_RUNTIME
+    """How the workload is run and confined inside."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """The image's and the user's, each name once."""
+    stop_timeout: int = DEFAULT_STOP_TIMEOUT
+    """Seconds between the stop signal and SIGKILL, where who stops it says nothing."""
+    exposed_ports: tuple[str, ...] = ()
+    """Of the image and the user, such as ``80/tcp``: they are told, and open nothing."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from zonal.network.ports import Port
 from zonal.zones.boot_log import BootStep
 from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.network_spec import NetworkSpec
+from zonal.zones.plain import from_plain
 from zonal.zones.resources import Resources
+from zonal.zones.runtime_options import RuntimeOptions
 from zonal.zones.spec import SHORT_ID, LogLimits, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
 SCHEMA_VERSION = 1
@@ -205,6 +207,9 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     # Records had two of its values in the spec itself.
     before = {name: data[key] for name, key in (("memory", "memory_bytes"), ("cpus", "cpus")) if key in data}
     values["resources"] = Resources(**_known(Resources, data.get("resources", before)))
+    values["runtime"] = from_plain(RuntimeOptions, values.get("runtime", {}))
+    values["labels"] = tuple((name, value) for name, value in values.get("labels", ()))
+    values["exposed_ports"] = tuple(values.get("exposed_ports", ()))
     return ZoneSpec(**values)
 
 

@@ -23,10 +23,12 @@ from zonal.xen.devices.vbd import Disk, disk_from_path, node_number, plan_vbd, v
 from zonal.xen.devices.xenbus import detach, wait_connected
 from zonal.xen.domain import DevicePlan, finish_in_thread
 from zonal.xen.loop import open_loop
+from zonal.zones.devices import MODULES
 from zonal.zones.host import XenHost
+from zonal.zones.module_loading import ModuleSource, supply_modules
 from zonal.zones.mounts import DEVICE_DISKS, MAX_MOUNTS, SCRATCH_DISK, VOLUME_DISKS, Attached, Mount, MountKind
 from zonal.zones.session import CallRefusedError, Session
-from zonal.zones.shares import ModuleSource, SharedFolder, ZoneShares, share_parameters
+from zonal.zones.shares import SharedFolder, ZoneShares, share_parameters
 from zonal.zones.spec import ZoneSpec
 from zonal.zones.state import ZoneStore
 
@@ -136,11 +138,20 @@ class ZoneStorage:
             await self._shares.serve(session, self._release, domain_id, shared)
         for each in self._open.values():
             await self._attach(session, each.attached, root)
+        if drivers := {MODULES[device.source] for device in self._zone_devices() if device.source in MODULES}:
+            await supply_modules(session, self._sources.modules(self._release), sorted(drivers))
+
+    def zone_devices(self) -> list[Value]:
+        """The zone's own devices for the container, as the agent takes them."""
+        return [
+            {"source": device.source, "path": device.target, "access": device.access} for device in self._zone_devices()
+        ]
 
     def oci_mounts(self) -> list[dict[str, object]]:
         """``mounts`` of the OCI configuration, parents before what is mounted in them."""
         mounts = sorted(self._spec.mounts, key=lambda mount: len(PurePosixPath(mount.target).parts))
-        return [self._oci_mount(mount) for mount in mounts if mount.kind is not MountKind.DEVICE]
+        nodes = (MountKind.DEVICE, MountKind.ZONE_DEVICE)
+        return [self._oci_mount(mount) for mount in mounts if mount.kind not in nodes]
 
     def oci_devices(self) -> list[dict[str, object]]:
         """``linux.devices`` of the OCI configuration."""
@@ -214,6 +225,9 @@ class ZoneStorage:
         """Whether there is something, besides the zone's own disk, that it may have written to."""
         kept = {MountKind.VOLUME, MountKind.DEVICE, MountKind.BIND}
         return any(each.mount.kind in kept and not each.mount.read_only for each in self.mounted)
+
+    def _zone_devices(self) -> list[Mount]:
+        return [mount for mount in self._spec.mounts if mount.kind is MountKind.ZONE_DEVICE]
 
     def _open_one(self, mount: Mount) -> _Open:
         taken = {each.attached.id for each in self._open.values()}

@@ -26,6 +26,8 @@ from zonal.errors import UnavailableError, ZonalError
 
 PROGRAMS = ("/usr/bin/python3", "/usr/bin/crun", "/usr/bin/busybox")
 """With the Debian packages python3-minimal, crun and busybox-static."""
+OPTIONAL_PROGRAMS = ("/usr/bin/tini-static",)
+"""The init of containers that are asked to have one; of the Debian package tini. It is in the image if in the host."""
 _HINT = "apt-get install python3-minimal crun busybox-static erofs-utils"
 
 _APPLETS = ("cat", "dmesg", "free", "ip", "kill", "ls", "mount", "ps", "sh", "sleep", "top", "umount")
@@ -77,6 +79,7 @@ source, target = sys.argv[1:]
 sys.path.insert(0, source)
 early = set(sys.modules)
 import zonal.agent.main, zonal.agent.attachments, zonal.agent.layers, zonal.agent.programs, zonal.agent.kernel_log
+import zonal.agent.devices, zonal.agent.user_namespace
 import encodings.ascii, encodings.latin_1
 modules = {name: module.__spec__ for name, module in sys.modules.items() if getattr(module, "__spec__", None)}
 import importlib.machinery, importlib.util, json, marshal, os
@@ -176,6 +179,9 @@ def _present(directory: Path) -> Path | None:
         inputs = [_Input(*entry) for entry in manifest["inputs"]]
         if any(_describe(entry.path) != entry for entry in inputs):
             return None
+        used = {entry.path for entry in inputs}
+        if any(os.path.realpath(program) not in used for program in OPTIONAL_PROGRAMS if Path(program).exists()):
+            return None  # one that has come since
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none there, or one of another version: it is built
     image = directory / f"system-{_digest(inputs)}.erofs"
@@ -216,7 +222,7 @@ def _populate(root: Path, modules: Path) -> Iterator[str]:
     library = root / "usr/lib" / compiled["version"]
     shutil.copytree(modules, library)
     (library / "lib-dynload").mkdir()
-    programs = [Path(program) for program in PROGRAMS]
+    programs = [Path(program) for program in (*PROGRAMS, *OPTIONAL_PROGRAMS) if Path(program).exists()]
     for program in programs:
         _copy(program, root / "usr/bin" / program.name, 0o755)
         yield os.path.realpath(program)

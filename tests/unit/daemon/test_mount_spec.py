@@ -95,7 +95,7 @@ async def test_nothing_is_left_of_volumes_when_a_later_mount_fails(mounts: Mount
         (pb.Mount(type="volume", source="../up", target="/x"), "volume's name"),
         (pb.Mount(type="volume", source="a", target="/x", subpath="../b"), "subpath"),
         (pb.Mount(type="volume", source="a", target="/x", subpath="/b"), "subpath"),
-        (pb.Mount(type="device", source="/dev/null", target="/dev/x"), "not a block device"),
+        (pb.Mount(type="device", source="/etc/hostname", target="/dev/x"), "not a block device"),
         (pb.Mount(type="device", source="/dev/missing", target="/dev/x"), "does not exist"),
     ],
 )

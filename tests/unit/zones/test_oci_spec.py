@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +10,31 @@ from hypothesis import strategies as st
 
 from zonal.errors import InvalidInputError
 from zonal.images.config import ImageConfig
+from zonal.zones.capabilities import ALL_CAPABILITIES, CAPABILITIES
 from zonal.zones.oci_spec import (
-    CAPABILITIES,
     DEFAULT_PATH,
+    INIT,
     MAX_STRING_BYTES,
+    ZONE_INIT,
     Process,
     ProcessOptions,
+    exec_process,
     resolve_process,
     runtime_config,
 )
-from zonal.zones.spec import TerminalSize, ZoneSpec
+from zonal.zones.runtime_options import (
+    DeviceRule,
+    Hook,
+    IdMap,
+    Limits,
+    Namespaces,
+    RuntimeOptions,
+    Security,
+    Ulimit,
+)
+from zonal.zones.seccomp import seccomp_program
+from zonal.zones.spec import ExecSpec, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.state import decode_record, encode_record
 
 IMAGE = ImageConfig(
     entrypoint=("/entry",),
@@ -164,3 +180,117 @@ class TestRuntimeConfig:
         harmless = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)}
         # xvdt to xvdz, which are given to containers as devices; never those that hold roots and volumes.
         assert opened == harmless | {(202, 256 * number) for number in range(19, 26)}
+
+
+def with_options(**values: Any) -> ZoneSpec:
+    return replace(SPEC, runtime=RuntimeOptions(**values))
+
+
+class TestRuntimeOptions:
+    def test_capabilities_are_added_and_dropped_as_docker_reckons(self) -> None:
+        def bounding(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = False) -> set[str]:
+            security = Security(cap_add=add, cap_drop=drop, privileged=privileged)
+            return set(config(with_options(security=security))["process"]["capabilities"]["bounding"])
+
+        usual, every = set(CAPABILITIES), set(ALL_CAPABILITIES)
+        assert bounding(("CAP_SYS_TIME",), ("CAP_KILL",)) == usual - {"CAP_KILL"} | {"CAP_SYS_TIME"}
+        assert bounding(("ALL",), ("CAP_KILL",)) == every - {"CAP_KILL"}
+        assert bounding(("CAP_KILL",), ("ALL",)) == {"CAP_KILL"}
+        assert bounding((), ("ALL",)) == set()
+        assert bounding(("ALL",), ("ALL",)) == every
+        assert bounding((), ("ALL",), privileged=True) == every
+
+    def test_a_further_process_is_confined_as_the_workload(self) -> None:
+        security = Security(cap_drop=("ALL",), no_new_privileges=True)
+        limits = Limits(ulimits=(Ulimit("nofile", 5, 6),), oom_score_adj=7)
+        zone = with_options(security=security, limits=limits)
+        first, made = config(zone)["process"], exec_process(zone, ExecSpec(command=("x",)))
+        for key in ("capabilities", "rlimits", "noNewPrivileges", "oomScoreAdj"):
+            assert made[key] == first[key]
+        privileged = exec_process(zone, ExecSpec(command=("x",), privileged=True))
+        assert privileged["capabilities"]["effective"] == list(ALL_CAPABILITIES)
+        assert first["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
+
+    def test_a_filter_goes_along_compiled(self) -> None:
+        data = config(SPEC)["annotations"]["run.oci.seccomp_bpf_data"]
+        assert base64.b64decode(data) == seccomp_program("", CAPABILITIES)
+        assert "annotations" not in config(with_options(security=Security(seccomp="unconfined")))
+
+    def test_the_privileged_have_all_of_the_zone(self) -> None:
+        made = config(with_options(security=Security(privileged=True)))
+        assert made["linux"]["maskedPaths"] == made["linux"]["readonlyPaths"] == []
+        assert made["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+        options = {mount["destination"]: mount["options"] for mount in made["mounts"]}
+        assert "rw" in options["/sys"]
+        assert "rw" in options["/sys/fs/cgroup"]
+        assert "annotations" not in made
+
+    def test_namespaces_are_shared_with_the_zone_or_not(self) -> None:
+        def kinds(**values: Any) -> set[str]:
+            made = config(with_options(namespaces=Namespaces(**values)))
+            return {each["type"] for each in made["linux"]["namespaces"]}
+
+        assert kinds() == {"pid", "mount", "ipc", "uts", "cgroup"}
+        assert kinds(pid="host", ipc="host", uts="host", cgroup="host") == {"mount"}
+        maps = (IdMap(0, 1000, 10),)
+        assert "user" in kinds(uids=maps, gids=maps)
+        made = config(with_options(namespaces=Namespaces(uids=maps, gids=maps)))["linux"]
+        assert made["uidMappings"] == made["gidMappings"] == [{"containerID": 0, "hostID": 1000, "size": 10}]
+        assert "hostname" not in config(with_options(namespaces=Namespaces(uts="host"), domainname="x"))
+
+    def test_shared_memory(self) -> None:
+        def mounts(**values: Any) -> dict[str, Any]:
+            return {mount["destination"]: mount for mount in config(with_options(**values))["mounts"]}
+
+        assert f"size={1 << 20}" in mounts(shm_bytes=1 << 20)["/dev/shm"]["options"]
+        assert "/dev/shm" not in mounts(namespaces=Namespaces(ipc="none"))
+        assert mounts(namespaces=Namespaces(ipc="host"))["/dev/shm"]["type"] == "bind"
+
+    def test_parameters_of_the_container_are_told_from_the_zones(self) -> None:
+        sysctls = (("fs.mqueue.msg_max", "5"), ("kernel.shmmax", "1"), ("vm.swappiness", "1"))
+        assert config(with_options(sysctls=sysctls))["linux"]["sysctl"] == {
+            "fs.mqueue.msg_max": "5",
+            "kernel.shmmax": "1",
+        }
+        assert "sysctl" not in config(with_options(sysctls=sysctls, namespaces=Namespaces(ipc="host")))["linux"]
+
+    def test_limits_of_the_control_group(self) -> None:
+        limits = Limits(
+            pids=5, memory_bytes=8, memory_reservation_bytes=4, cpu_shares=2, cpu_quota_us=1, cpu_period_us=3
+        )
+        resources = config(with_options(limits=limits))["linux"]["resources"]
+        assert resources["pids"] == {"limit": 5}
+        assert resources["memory"] == {"limit": 8, "swap": 8, "reservation": 4}
+        assert resources["cpu"] == {"shares": 2, "quota": 1, "period": 3}
+        assert config(SPEC)["linux"]["resources"].keys() == {"devices"}
+
+    def test_an_init_comes_before_the_command(self) -> None:
+        made = config(with_options(init=True))
+        assert made["process"]["args"] == [INIT, "--", *SPEC.command]
+        assert made["mounts"][-1]["source"] == ZONE_INIT
+
+    def test_rules_and_hooks_go_along(self) -> None:
+        rules = (DeviceRule("c", 10, None, "r"), DeviceRule("a", None, None, "m"))
+        hooks = (Hook("poststop", "/x", ("x", "y"), ("A=1",), 3), Hook("poststop", "/y"))
+        made = config(with_options(device_rules=rules, hooks=hooks))
+        assert made["linux"]["resources"]["devices"][-2:] == [
+            {"allow": True, "type": "c", "major": 10, "access": "r"},
+            {"allow": True, "type": "a", "access": "m"},
+        ]
+        assert made["hooks"] == {
+            "poststop": [{"path": "/x", "args": ["x", "y"], "env": ["A=1"], "timeout": 3}, {"path": "/y"}]
+        }
+
+    def test_a_record_of_it_is_read_as_it_was_written(self) -> None:
+        maps = (IdMap(0, 1000, 10),)
+        options = RuntimeOptions(
+            security=Security(cap_add=("ALL",), groups=("1",)),
+            limits=Limits(ulimits=(Ulimit("core", 1, 2),)),
+            namespaces=Namespaces(uids=maps, gids=maps),
+            device_rules=(DeviceRule("c", None, 1, "r"),),
+            hooks=(Hook("poststop", "/x", ("y",)),),
+            sysctls=(("a.b", "c"),),
+        )
+        spec = replace(SPEC, runtime=options, labels=(("a", "b"),), stop_timeout=3, exposed_ports=("80/tcp",))
+        record = ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=1)
+        assert decode_record(encode_record(record)) == record
