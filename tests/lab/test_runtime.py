@@ -69,7 +69,7 @@ def test_what_nobody_has_chosen_is_as_docker_has_it(host: Host) -> None:
     script = (
         "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status | tr -d '\\t'; "
         "unshare -m true 2>&1; mount -t tmpfs x /mnt 2>&1; { echo x > /proc/sys/kernel/domainname; } 2>&1; "
-        "findmnt -no SIZE /dev/shm; cat /proc/kcore | wc -c; ulimit -n"
+        "findmnt -no SIZE /dev/shm | tr -d ' '; cat /proc/kcore | wc -c; ulimit -n"
     )
     lines = run(host, IMAGE, "sh", "-c", script)
     told = dict(line.split(":") for line in lines[:4])
@@ -91,7 +91,7 @@ def test_options_are_enforced_by_the_zones_kernel(host: Host, confined: str) -> 
     assert first["Name"] == "init" or "tini" in first["Name"]
     script = (
         "ulimit -n; ulimit -Hn; ulimit -c; cat /proc/sys/vm/max_map_count /proc/sys/kernel/msgmax "
-        "/proc/sys/net/core/somaxconn /proc/sys/kernel/domainname; findmnt -no SIZE /dev/shm; "
+        "/proc/sys/net/core/somaxconn /proc/sys/kernel/domainname; findmnt -no SIZE /dev/shm | tr -d ' '; "
         "cat /proc/1/oom_score_adj /sys/fs/cgroup/pids.max /sys/fs/cgroup/memory.low"
     )
     assert inside(host, confined, script) == [

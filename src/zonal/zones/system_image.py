@@ -141,6 +141,7 @@ def build_system_image(directory: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=".system-", dir=directory) as temporary:
         root, image = Path(temporary, "root"), Path(temporary, "image")
         inputs = [_describe(path) for path in sorted(_populate(root, Path(temporary, "modules")))]
+        _open_directories(root)
         _make_erofs(root, image)
         final = directory / f"system-{_digest(inputs)}.erofs"
         manifest = Path(temporary, "manifest")
@@ -235,6 +236,14 @@ def _populate(root: Path, modules: Path) -> Iterator[str]:
     for name, path in shared_libraries(programs).items():
         _copy(path, root / _in_image(name), 0o755)
         yield str(path)
+
+
+def _open_directories(root: Path) -> None:
+    """Whatever our umask is: crun also goes there as root of a container's user namespace, who is nobody there."""
+    root.chmod(0o755)
+    for path in root.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
 
 
 def _in_image(library: str) -> str:

@@ -117,14 +117,14 @@ def test_tmpfs(text: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/dev/sdb", {"type": "device", "source": "/dev/sdb", "target": "/dev/sdb"}),
-        ("/dev/sdb:/dev/x", {"type": "device", "source": "/dev/sdb", "target": "/dev/x"}),
-        ("/dev/sdb:r", {"type": "device", "source": "/dev/sdb", "target": "/dev/sdb", "read_only": True}),
-        ("/dev/sdb:/dev/x:rw", {"type": "device", "source": "/dev/sdb", "target": "/dev/x"}),
+        ("/dev/sdb", {"source": "/dev/sdb", "target": "/dev/sdb", "access": "rwm"}),
+        ("/dev/sdb:/dev/x", {"source": "/dev/sdb", "target": "/dev/x", "access": "rwm"}),
+        ("/dev/sdb:r", {"source": "/dev/sdb", "target": "/dev/sdb", "read_only": True, "access": "r"}),
+        ("/dev/sdb:/dev/x:rw", {"source": "/dev/sdb", "target": "/dev/x", "access": "rw"}),
     ],
 )
 def test_device(text: str, expected: dict[str, Any]) -> None:
-    assert fields(parse_device(text)) == expected
+    assert fields(parse_device(text)) == {"type": "device", **expected}
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ def test_options_arrive_and_are_told_in_dockers_words(zonal: Zonal, tmp_path: Pa
         *("--stop-timeout", "-1", "--device-cgroup-rule", "c 10:* r", "--oci-hooks-dir", str(hooks)),
         *("--device", "/dev/fuse:/dev/mine:rm"),
     ]
-    done = zonal("run", "--name", "told", *options, "local:1", "true")
+    done = zonal("run", "--name", "options", *options, "local:1", "true")
     assert done.returncode == 0, done.stderr
     assert b"has no swap" in done.stderr
-    found = inspected(zonal, "told")
+    found = inspected(zonal, "options")
     host, config = found["HostConfig"], found["Config"]
     wanted = {
         "CapAdd": ["CAP_NET_ADMIN", "CAP_SYS_TIME"],

@@ -142,14 +142,14 @@ def test_a_users_profile_in_dockers_format() -> None:
             "names": ["dup"],
             "action": "SCMP_ACT_ERRNO",
             "errnoRet": errno.EDOM,
-            "args": [{"index": 0, "value": 77, "op": "SCMP_CMP_EQ"}],
+            "args": [{"index": 0, "value": 1_000_000, "op": "SCMP_CMP_EQ"}],
         },
         archMap=[{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],
         defaultErrnoRet=errno.EPERM,
     )
     names = ["mkdir", "rmdir", "chdir", "sync", "getuid", "getgid"]
     calls: list[tuple[int, Sequence[int]]] = [(CALLS_64[name], ()) for name in names]
-    calls += [(CALLS_64["dup"], (77,)), (CALLS_64["dup"], (78,))]
+    calls += [(CALLS_64["dup"], (1_000_000,)), (CALLS_64["dup"], (1_000_001,))]
     found = attempts(program(text), calls)
     assert found[:2] == [errno.ENOSPC, errno.EPERM]
     assert found[2] not in (0, errno.EPERM)
