@@ -356,6 +356,8 @@ class ZoneManager(LiveZones):
             self._forget(record.id)
             return
         if info is None or info.dying:
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
             same = record.boot_id == _boot_id()
             reason = "its domain was gone when zonald started" if same else "the host was restarted"
             self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
@@ -520,7 +522,7 @@ class ZoneManager(LiveZones):
             if name.isdecimal() and await store.exists(f"/local/domain/{name}/zonal")
         }
         named |= await backed_domains(store)
-        alive = {info.domain_id for info in domctl.list_domains(self._host.hypervisor)}
+        alive = {info.domain_id for info in domctl.list_domains(self._host.hypervisor) if not info.dying}
         for domain_id in named - alive - {HOST_ID}:
             await remove_from_store(store, domain_id)
         kept = {record.id for record in self._records.list()}
