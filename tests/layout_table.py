@@ -84,6 +84,7 @@ CONTROL = [
     Mirror(domctl.Domctl, "struct xen_domctl", {"pad": "_pad"}),
     Mirror(sysctl.SysctlReadconsole, "struct xen_sysctl_readconsole"),
     Mirror(sysctl.SysctlPhysinfo, "struct xen_sysctl_physinfo"),
+    Mirror(sysctl.SysctlSchedId, "struct xen_sysctl_sched_id"),
     Mirror(sysctl.SysctlGetdomaininfolist, "struct xen_sysctl_getdomaininfolist"),
     Mirror(sysctl.Sysctl, "struct xen_sysctl"),
 ]
@@ -117,7 +118,16 @@ CONTROL_NUMBERS = {
     "SHUTDOWN_crash": domctl.SHUTDOWN_CRASH,
     "XEN_SYSCTL_readconsole": sysctl.XEN_SYSCTL_READCONSOLE,
     "XEN_SYSCTL_physinfo": sysctl.XEN_SYSCTL_PHYSINFO,
+    "XEN_SYSCTL_sched_id": sysctl.XEN_SYSCTL_SCHED_ID,
     "XEN_SYSCTL_getdomaininfolist": sysctl.XEN_SYSCTL_GETDOMAININFOLIST,
+    **{
+        f"XEN_SYSCTL_PHYSCAP_{name}": getattr(sysctl, f"XEN_SYSCTL_PHYSCAP_{name.upper()}")
+        for name in ("hvm", "pv", "directio", "hap", "shadow", "gnttab_v1", "gnttab_v2")
+    },
+    **{
+        f"XEN_SCHEDULER_{name}": getattr(sysctl, f"XEN_SCHEDULER_{name}")
+        for name in ("CREDIT", "CREDIT2", "ARINC653", "RTDS", "NULL")
+    },
 }
 
 

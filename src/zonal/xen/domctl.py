@@ -251,18 +251,6 @@ def list_domains(hypervisor: Hypervisor, *, first: int = 0, most: int | None = N
     return result
 
 
-def read_hypervisor_log(hypervisor: Hypervisor, size: int = 1 << 16) -> str:
-    """The end of the hypervisor's own console ring, at most ``size`` bytes."""
-    with (
-        hypervisor.buffer(size) as buffer,
-        _sysctl(hypervisor, sysctl.XEN_SYSCTL_READCONSOLE) as (request, issue),
-    ):
-        request.u.readconsole.buffer = buffer.address
-        request.u.readconsole.count = size
-        issue()
-        return bytes(buffer.view()[: request.u.readconsole.count]).decode("utf-8", "replace")
-
-
 def _info(info: abi.DomctlGetdomaininfo) -> DomainInfo:
     return DomainInfo(
         domain_id=info.domain,

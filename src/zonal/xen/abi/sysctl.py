@@ -8,7 +8,23 @@ XEN_SYSCTL_INTERFACE_VERSION = 0x15
 
 XEN_SYSCTL_READCONSOLE = 1
 XEN_SYSCTL_PHYSINFO = 3
+XEN_SYSCTL_SCHED_ID = 4
 XEN_SYSCTL_GETDOMAININFOLIST = 6
+
+XEN_SYSCTL_PHYSCAP_HVM = 1 << 0
+XEN_SYSCTL_PHYSCAP_PV = 1 << 1
+XEN_SYSCTL_PHYSCAP_DIRECTIO = 1 << 2
+XEN_SYSCTL_PHYSCAP_HAP = 1 << 3
+XEN_SYSCTL_PHYSCAP_SHADOW = 1 << 4
+XEN_SYSCTL_PHYSCAP_GNTTAB_V1 = 1 << 8
+XEN_SYSCTL_PHYSCAP_GNTTAB_V2 = 1 << 9
+
+# public/domctl.h
+XEN_SCHEDULER_CREDIT = 5
+XEN_SCHEDULER_CREDIT2 = 6
+XEN_SCHEDULER_ARINC653 = 7
+XEN_SCHEDULER_RTDS = 8
+XEN_SCHEDULER_NULL = 9
 
 
 class SysctlReadconsole(ctypes.Structure):
@@ -48,6 +64,12 @@ class SysctlPhysinfo(ctypes.Structure):
     )
 
 
+class SysctlSchedId(ctypes.Structure):
+    """``struct xen_sysctl_sched_id``."""
+
+    _fields_ = (("sched_id", ctypes.c_uint32),)
+
+
 class SysctlGetdomaininfolist(ctypes.Structure):
     """``struct xen_sysctl_getdomaininfolist``; ``buffer`` points to ``DomctlGetdomaininfo`` entries."""
 
@@ -65,6 +87,7 @@ class SysctlUnion(ctypes.Union):
     _fields_ = (
         ("readconsole", SysctlReadconsole),
         ("physinfo", SysctlPhysinfo),
+        ("sched_id", SysctlSchedId),
         ("getdomaininfolist", SysctlGetdomaininfolist),
         ("pad", ctypes.c_uint8 * 128),
     )
