@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 class Agent:
     """Lives as long as the zone; links come and go."""
 
-    def __init__(self, loop: Loop, reaper: Reaper, started_ns: int) -> None:
+    def __init__(self, loop: Loop, reaper: Reaper, started_ns: int, steps: dict[str, int] | None = None) -> None:
+        """``steps``: what was done since, and when."""
         self.loop = loop
         self.reaper = reaper
         self.workloads: dict[str, Workload] = {}
         self._started_ns = started_ns
+        self._steps: dict[str, Value] = {**(steps or {})}
         self._ready_ns = 0
         self._link: Link | None = None
         self._streams: dict[int, InputStream | OutputStream] = {}
@@ -49,6 +51,7 @@ class Agent:
             "resident": resident_bytes(),
             "started": self._started_ns,
             "ready": self._ready_ns,
+            "steps": self._steps,
             "workloads": workloads,
         }
 

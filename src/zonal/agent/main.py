@@ -37,10 +37,13 @@ def main() -> None:
 
 def serve() -> None:
     """Until the host has asked for the end and the workloads have come to theirs."""
+    steps = {"imported": time.clock_gettime_ns(time.CLOCK_BOOTTIME)}
     mounts.mount_zone()
+    steps["mounted"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     raise_loopback()
+    steps["loopback up"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     loop = Loop()
-    agent = Agent(loop, Reaper(loop), STARTED_NS)
+    agent = Agent(loop, Reaper(loop), STARTED_NS, steps)
     Meeting(loop, agent, Store())
     loop.run()
 

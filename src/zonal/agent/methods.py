@@ -58,6 +58,7 @@ class Methods:
             "forget": self._forget,
             "list": self._list,
             "statistics": self._statistics,
+            "kernel_log": self._kernel_log,
             "power_off": self._power_off,
         }
 
@@ -333,6 +334,15 @@ class Methods:
         if params.has("container"):
             said["processes"] = crun.process_count(self._workload(params.name("container")).cgroup)
         call.reply(said)
+
+    def _kernel_log(self, call: Call, _params: Params) -> None:
+        from zonal.agent import kernel_log  # rare, and start-up counts
+
+        try:
+            lines: list[Value] = [[time, text] for time, text in kernel_log.read_lines()]
+        except OSError as error:
+            raise CallError("runtime", f"cannot read the kernel's log: {error}") from error
+        call.reply({"lines": lines})
 
     def _power_off(self, call: Call, params: Params) -> None:
         grace = params.number("grace_ms", _DEFAULT_GRACE_MS)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zonal.agent.protocol.frames import VERSION, ProtocolError
 from zonal.agent.protocol.streams import WINDOW
+from zonal.zones.boot_log import parse_steps
 
 if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
@@ -87,6 +88,8 @@ class Greeting:
     ready_ns: int
     """When it had its channel, in the same."""
     workloads: tuple[WorkloadState, ...]
+    steps: tuple[tuple[str, int], ...] = ()
+    """What it did in between, by name, and when, in the same."""
 
 
 def parse_greeting(message: Mapping[str, Value]) -> Greeting:
@@ -105,6 +108,7 @@ def parse_greeting(message: Mapping[str, Value]) -> Greeting:
         started_ns=_number(message, "started"),
         ready_ns=_number(message, "ready"),
         workloads=workloads,
+        steps=parse_steps(message.get("steps")),
     )
 
 

@@ -36,6 +36,7 @@ from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
 from zonal.xen.domctl import DomainLimits
 from zonal.zones.audience import Audiences
+from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
 from zonal.zones.execs import ExecProcess, Execs
 from zonal.zones.host import XenHost
 from zonal.zones.mounts import Attached, Mount
@@ -198,7 +199,10 @@ class LiveZone:
             clock.add("kernel", started, ready - agent_ns)
             clock.add("agent", ready - agent_ns, ready)
             self._records.update(
-                spec.id, agent_resident_bytes=greeting.resident_bytes, kernel_release=greeting.kernel_release
+                spec.id,
+                agent_resident_bytes=greeting.resident_bytes,
+                kernel_release=greeting.kernel_release,
+                boot_steps=zone_steps(greeting.steps, ready - greeting.ready_ns),
             )
             with clock.phase("container"):
                 await self._start_workload(session)
@@ -290,6 +294,10 @@ class LiveZone:
         """What it uses; ``ask``: whether its agent can answer. Raises ``WrongStateError``."""
         session = self._session if ask and not self.ended.done() else None
         return await read_statistics(self._host, self.domain_id, session, WORKLOAD)
+
+    async def kernel_log(self, zero_ns: int) -> tuple[BootStep, ...]:
+        """What its kernel says that it has said; its clock was zero at ``zero_ns``. Raises ``ZonalError``."""
+        return kernel_lines(await self._running_session().call("kernel_log", {}, CALL_TIMEOUT), zero_ns)
 
     async def resize(self, size: TerminalSize) -> None:
         """Sets the terminal's size."""

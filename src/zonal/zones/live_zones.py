@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from zonal.errors import WrongStateError
+from zonal.errors import WrongStateError, ZonalError
 from zonal.xen.domain import domain_path
+from zonal.zones.boot_log import BootLog, console_lines
 from zonal.zones.events import EventLog
 from zonal.zones.execs import ExecProcess
 from zonal.zones.host import XenHost
@@ -103,6 +105,18 @@ class LiveZones:
         if zone is None or not zone.domain_id:
             raise self._not_running(record)
         return await zone.statistics(ask=record.state is not ZoneState.PAUSED)
+
+    async def boot_log(self, ref: str) -> BootLog:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        zone = self._live.get(record.id)
+        # An older daemon's zone has no steps; its kernel began when its domain did, near enough.
+        begins = [phase.begin_ns for phase in record.phases if phase.name == "kernel"]
+        zero_ns = record.boot_steps[0].time_ns if record.boot_steps else next(iter(begins), 0)
+        if zone is not None and zone.launched.done() and record.state is ZoneState.RUNNING:
+            with suppress(ZonalError):
+                return BootLog(record.boot_steps, await zone.kernel_log(zero_ns), from_console=False)
+        return BootLog(record.boot_steps, console_lines(read_console(self._zone_folder(record.id)), zero_ns))
 
     async def processes(self, ref: str) -> Sequence[ProcessInfo]:
         """See ``ZoneService``."""

@@ -95,6 +95,8 @@ class Session:
         """Why the session is over; None while it is not."""
         self.zone_at_fault = False
         """Whether it is over because the zone broke the protocol."""
+        self.received_bytes = 0
+        self.sent_bytes = 0
         self._transport = transport
         self._consumed = dict(consumed or {})
         self._decoder = FrameDecoder(MAX_ZONE_MESSAGE)
@@ -159,6 +161,11 @@ class Session:
         except _RefusalError as refusal:
             raise CallRefusedError(method, *refusal.args) from None
 
+    @property
+    def pending_calls(self) -> int:
+        """Calls without an answer, those included that were given up on."""
+        return len(self._calls)
+
     def expect_workload(self, name: str) -> None:
         """From now on the zone may tell of the end of ``name``; to be called before it is started."""
         self._check_open()
@@ -197,6 +204,7 @@ class Session:
 
     async def _receive_all(self) -> None:
         while data := await self._transport.read():
+            self.received_bytes += len(data)
             for stream, kind, payload in self._decoder.feed(data):
                 if stream:
                     self._on_stream(stream, kind, payload)
@@ -213,7 +221,9 @@ class Session:
                     # Before all else: a call that waits may be the one after which the agent knows the stream no more.
                     stream, offset = self._credits.popitem()
                     self._frames.appendleft(encode_offset(stream, CREDIT, offset))
-                await self._transport.write(self._frames.popleft())
+                frame = self._frames.popleft()
+                await self._transport.write(frame)
+                self.sent_bytes += len(frame)
 
     def _on_message(self, kind: int, payload: bytes) -> None:
         message = cbor.decode(payload)

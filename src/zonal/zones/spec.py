@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from zonal.network.ports import Port
+from zonal.zones.boot_log import BootLog, BootStep
+from zonal.zones.channel_health import ChannelHealth
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
@@ -165,6 +167,8 @@ class ZoneRecord:
     exit_status: int = 0
     reason: str = ""
     phases: tuple[Phase, ...] = ()
+    boot_steps: tuple[BootStep, ...] = ()
+    """Of its agent, at the last start."""
     agent_resident_bytes: int = 0
     kernel_release: str = ""
     boot_id: str = ""
@@ -230,6 +234,8 @@ class ZoneStatistics:
     net_sent_bytes: int = 0
     processes: int = 0
     """In the container; 0 when the agent does not say."""
+    channel: ChannelHealth | None = None
+    """None while nobody can answer there."""
 
 
 class StdinWriter(Protocol):
@@ -371,6 +377,10 @@ class ZoneService(Protocol):
 
     async def statistics(self, ref: str) -> ZoneStatistics:
         """What a zone uses. Raises ``WrongStateError`` if it does not run."""
+        ...
+
+    async def boot_log(self, ref: str) -> BootLog:
+        """How a zone came up, by its own word."""
         ...
 
     async def processes(self, ref: str) -> Sequence[ProcessInfo]:

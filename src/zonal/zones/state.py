@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
 from zonal.network.ports import Port
+from zonal.zones.boot_log import BootStep
 from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.network_spec import NetworkSpec
 from zonal.zones.spec import SHORT_ID, LogLimits, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
@@ -180,6 +181,7 @@ def decode_record(text: str) -> ZoneRecord:
     values["spec"] = _decode_spec(values["spec"])
     values["state"] = ZoneState(values["state"])
     values["phases"] = tuple(Phase(**phase) for phase in values.get("phases", ()))
+    values["boot_steps"] = tuple(BootStep(**step) for step in values.get("boot_steps", ()))
     values["resources"] = tuple((kind, name) for kind, name in values.get("resources", ()))
     values["attached"] = tuple(_decode_attached(each) for each in values.get("attached", ()))
     values["addresses"] = tuple(values.get("addresses", ()))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zonal.errors import WrongStateError, ZonalError
 from zonal.xen import domctl
 from zonal.xen.abi.privcmd import PAGE_SIZE
+from zonal.zones.channel_health import ChannelHealth
 from zonal.zones.spec import ZoneStatistics
 
 if TYPE_CHECKING:
@@ -35,13 +36,23 @@ async def read_statistics(host: XenHost, domain_id: int, session: Session | None
         raise WrongStateError("its domain is gone")
     total = info.total_pages * PAGE_SIZE
     used, processes = total, 0
+    channel: ChannelHealth | None = None
     if session is not None:
+        answer_ns = 0
         with suppress(ZonalError):
             said = await session.call("statistics", {"container": container}, ASK_TIMEOUT)
             if isinstance(said, dict):
                 # The zone's word, within what it can have.
                 available = _number(said.get("memory_available"), total)
                 used, processes = total - available, _number(said.get("processes"), 1 << 22)
+            answer_ns = time.monotonic_ns() - now_ns
+        channel = ChannelHealth(
+            up=session.end_reason is None and answer_ns > 0,
+            answer_ns=answer_ns,
+            pending_calls=session.pending_calls,
+            received_bytes=session.received_bytes,
+            sent_bytes=session.sent_bytes,
+        )
     read, written = await asyncio.to_thread(_block_bytes, domain_id)
     received, sent = await asyncio.to_thread(_net_bytes, domain_id)
     return ZoneStatistics(
@@ -54,6 +65,7 @@ async def read_statistics(host: XenHost, domain_id: int, session: Session | None
         net_received_bytes=received,
         net_sent_bytes=sent,
         processes=processes,
+        channel=channel,
     )
 
 
