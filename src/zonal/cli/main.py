@@ -32,7 +32,7 @@ _COMMANDS = {
     "wait": ("zonal.cli.zone:wait", "Wait for zones' ends (zone wait)."),
     "inspect": ("zonal.cli.zone:inspect", "Show all that is known of zones (zone inspect)."),
     "stats": ("zonal.cli.measures:stats", "Show what zones use (zone stats)."),
-    "top": ("zonal.cli.measures:top", "List a zone's processes (zone top)."),
+    "top": ("zonal.cli.measures:top", "Show all zones live, or a zone's processes (zone top)."),
     "events": ("zonal.cli.events:events", "Show what happens to zones."),
     "ps": ("zonal.cli.zone:list_zones", "List zones (zone ls)."),
     "logs": ("zonal.cli.zone:logs", "Show a workload's output (zone logs)."),
@@ -55,6 +55,7 @@ _COMMANDS = {
     "network": ("zonal.cli.network:network", "Networks: create, list, remove."),
     "kernel": ("zonal.cli.kernel:kernel", "Kernels: import, list."),
     "lab": ("zonal.cli.lab:lab", "The lab: a Xen host in QEMU, for machines without Xen."),
+    "host": ("zonal.cli.host:host_group", "The Xen host: info, its console, what is wrong with it."),
     "info": ("zonal.cli.info:info", "Show what zonald and its machine are."),
     "version": ("zonal.cli.info:version", "Show the version."),
 }

@@ -14,6 +14,7 @@ from zonal.cli.measures import stats, top
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import show_port
 from zonal.cli.published import forget_ended
+from zonal.cli.timeline import timeline
 from zonal.cli.verbs import pause, rename, restart_zones, start_zones, unpause
 from zonal.errors import InvalidInputError
 
@@ -258,6 +259,7 @@ for each_command in (start_zones, restart_zones, pause, unpause, rename, top, st
     zone.add_command(each_command)
 zone.add_command(exec_command)
 zone.add_command(attach_command)
+zone.add_command(timeline)
 
 
 def _copy_output(name: str, request: Message, host: str | None, lab: str | None) -> None:

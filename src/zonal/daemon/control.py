@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zonal.daemon.exec import ExecCalls
 from zonal.daemon.files import FileCalls
+from zonal.daemon.host import HostCalls
 from zonal.daemon.info import InfoCall
 from zonal.daemon.kernels import KernelCalls
 from zonal.daemon.mount_spec import Mounts
@@ -15,7 +16,8 @@ from zonal.daemon.networks import NetworkCalls
 from zonal.daemon.registries import RegistryCalls
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
-from zonal.daemon.services import ImageService, KernelService, NetworkService, VolumeService
+from zonal.daemon.services import HostService, ImageService, KernelService, NetworkService, VolumeService
+from zonal.daemon.timeline import TimelineCall
 from zonal.daemon.uploads import ImageCalls
 from zonal.daemon.usage import UsageCall
 from zonal.daemon.verbs import VerbCalls
@@ -33,6 +35,7 @@ class Services:
     volumes: VolumeService
     networks: NetworkService
     kernels: KernelService
+    host: HostService
     spool: Path
 
 
@@ -48,6 +51,7 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
     registries = RegistryCalls(services.images)
     networks = NetworkCalls(services.networks)
     kernels = KernelCalls(services.kernels, services.spool)
+    host = HostCalls(services.host)
     return control_handler(
         {
             "Info": InfoCall(services.zones),
@@ -103,5 +107,9 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
             "ImportDebianKernel": kernels.import_debian,
             "UseKernel": kernels.use,
             "RemoveKernel": kernels.remove,
+            "HostDetails": host.details,
+            "HypervisorLog": host.log,
+            "CheckHost": host.examine,
+            "ZoneTimeline": TimelineCall(services.zones),
         }
     )

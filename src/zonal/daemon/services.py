@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from zonal.daemon.checks import Finding
 from zonal.images.config import ImageConfig
 from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
 from zonal.images.lease import Lease
@@ -16,6 +17,7 @@ from zonal.images.pull import LayerNews
 from zonal.images.skopeo import Access
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import Volume
+from zonal.xen.machine import LogPart, Machine
 
 
 class ImageFinder(Protocol):
@@ -199,4 +201,20 @@ class KernelService(Protocol):
 
     async def list(self) -> builtins.list[KernelInfo]:
         """All kernels."""
+        ...
+
+
+class HostService(Protocol):
+    """The machine and its hypervisor; see ``zonal.daemon.xen_host.XenMachine``."""
+
+    def machine(self) -> Machine:
+        """What the hypervisor says of both."""
+        ...
+
+    def log(self, *, index: int | None, clear: bool) -> LogPart:
+        """Of the hypervisor's own console; see ``zonal.xen.machine.read_log``."""
+        ...
+
+    async def examine(self) -> builtins.list[Finding]:
+        """What is wrong, and what to do."""
         ...

@@ -9,6 +9,7 @@ from zonal.daemon.control import Services
 from zonal.daemon.kernels import Kernels
 from zonal.daemon.main import Config, prepare_spool
 from zonal.daemon.volumes import Volumes
+from zonal.daemon.xen_host import XenMachine
 from zonal.images.kernels import KernelStore
 from zonal.images.store import ImageStore
 from zonal.network.attachments import Attachments
@@ -43,5 +44,6 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
             volumes=Volumes(volumes),
             networks=attachments,
             kernels=Kernels(kernels, images, spool),
+            host=XenMachine(host.hypervisor, state),
             spool=spool,
         )

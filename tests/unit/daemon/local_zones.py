@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.unit.daemon.local_images import LocalImages, LocalKernels
+from zonal.daemon.checks import Finding, Place, examine
 from zonal.daemon.control import Services
 from zonal.daemon.main import prepare_spool
 from zonal.daemon.volumes import Volumes
@@ -33,7 +34,10 @@ from zonal.images.tarwriter import END, file
 from zonal.network.attachments import Attachments
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
+from zonal.xen.machine import LogPart, Machine
 from zonal.zones.audience import Audience, Audiences
+from zonal.zones.boot_log import BootLog, console_lines, zone_steps
+from zonal.zones.channel_health import ChannelHealth
 from zonal.zones.events import EventLog
 from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Attached, Mount
@@ -330,6 +334,7 @@ class LocalZones:
             )
             audience = None if spec.detach else zone.join()
             await zone.start()
+            self.told.emit("start", spec)
         except BaseException:
             self.store.remove(spec.id)
             self.changed.set()
@@ -392,7 +397,12 @@ class LocalZones:
     async def statistics(self, ref: str) -> ZoneStatistics:
         self._alive(ref)
         now = time.monotonic_ns()
-        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1, 2, 3, 4, 5)
+        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1, 2, 3, 4, 5, ChannelHealth(True, 10**7, 0, 100, 200))
+
+    async def boot_log(self, ref: str) -> BootLog:
+        record = self.store.find(ref)
+        said = b"[    0.000000] Linux version 6.12 <script>\r\n[    0.000001] \x1b[31mred & \xff\n"
+        return BootLog(zone_steps([("mounted", 5)], 1), console_lines(said, record.phases[0].begin_ns))
 
     async def processes(self, ref: str) -> list[ProcessInfo]:
         zone = self._alive(ref)
@@ -520,6 +530,40 @@ class LocalZones:
                 process.drop_clients()
 
 
+class LocalHost:
+    """This machine as a ``HostService``: what would be its hypervisor is made up, what is wrong with it is not."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self.log_data = b"(XEN) Xen version 4.20.4\n(XEN) \x1b[2Jd1v0 speaks\n"
+
+    def machine(self) -> Machine:
+        return Machine(
+            version="4.20.4",
+            capabilities="xen-3.0-x86_64",
+            command_line="dom0_mem=1G",
+            scheduler="credit2",
+            features=("pv", "iommu"),
+            cpus=2,
+            threads_per_core=1,
+            cores_per_socket=2,
+            nodes=1,
+            cpu_khz=2_000_000,
+            memory=4 << 30,
+            free=1 << 30,
+            scrubbing=0,
+        )
+
+    def log(self, *, index: int | None, clear: bool) -> LogPart:
+        data = self.log_data[index or 0 :]
+        if clear:
+            self.log_data = b""
+        return LogPart(data, (index or 0) + len(data))
+
+    async def examine(self) -> builtins.list[Finding]:
+        return await examine(Place(state=self._state))
+
+
 @asynccontextmanager
 async def open_local_services(state: Path) -> AsyncGenerator[Services]:
     """Services without Xen on a state folder; ends the processes at its end."""
@@ -535,6 +579,7 @@ async def open_local_services(state: Path) -> AsyncGenerator[Services]:
                         NetworkStore(state / "networks", state / "leases", configurations=state / "cni"), state / "run"
                     ),
                     kernels=LocalKernels(),
+                    host=LocalHost(state),
                     spool=prepare_spool(state),
                 )
             finally:
