@@ -23,6 +23,7 @@ from zonal.service import log_to_stderr, notify
 
 if TYPE_CHECKING:
     from zonal.daemon.control import Services
+    from zonal.daemon.metrics_address import MetricsAddress
     from zonal.daemon.server import TlsListener
 
 log = logging.getLogger("zonald")
@@ -33,6 +34,7 @@ DEFAULT_STATE = Path("/var/lib/zonal")
 DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
+METRICS_VARIABLE = "ZONALD_METRICS"
 SPOOL = "spool"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -50,6 +52,8 @@ class Config:
     tls: TlsListener | None = None
     agent_timeout: float = DEFAULT_AGENT_TIMEOUT
     """Seconds that a zone's kernel and agent may take until the agent answers."""
+    metrics: MetricsAddress | None = None
+    """Where figures for Prometheus are to be had; nowhere by default."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,6 +92,10 @@ async def serve(config: Config, open_services: ServicesOpener) -> None:
         stack.enter_context(only_instance(config.state / "zonald.lock"))
         stack.enter_context(only_instance(config.socket.with_name(config.socket.name + ".lock")))
         services = await stack.enter_async_context(open_services(config))
+        if config.metrics is not None:
+            from zonal.daemon.metrics import serving_metrics  # 5 MiB that most have no use for
+
+            await stack.enter_async_context(serving_metrics(services, config.metrics, config.state))
         await stack.enter_async_context(serving(services, config.socket, config.tls))
         log.info("ready on %s", config.socket)
         notify("READY=1")
@@ -138,7 +146,16 @@ def _config(options: argparse.Namespace) -> Config:
         state=options.state_dir.absolute(),
         tls=tls,
         agent_timeout=_seconds(options.agent_timeout),
+        metrics=_metrics(options.metrics),
     )
+
+
+def _metrics(text: str) -> MetricsAddress | None:
+    if not text:
+        return None
+    from zonal.daemon.metrics_address import parse_metrics_address
+
+    return parse_metrics_address(text)
 
 
 def _seconds(text: str) -> float:
@@ -165,6 +182,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         default=os.environ.get(AGENT_TIMEOUT_VARIABLE) or str(DEFAULT_AGENT_TIMEOUT),
         help="how long a new zone may take until its agent answers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="[ADDRESS:]PORT|SOCKET",
+        default=os.environ.get(METRICS_VARIABLE, ""),
+        help="serve figures for Prometheus there, over HTTP: a port alone is the loopback's (default: do not)",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser.parse_args(arguments)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sys
 
 from zonal.api import control_pb2 as pb
 from zonal.daemon.messages import zone_message
 from zonal.daemon.rpc import Context
+from zonal.daemon.snapshot import gather
 from zonal.daemon.zones import stop_timeout
-from zonal.errors import InvalidInputError, NotFoundError, WrongStateError
-from zonal.zones.spec import ZoneRecord, ZoneService, ZoneState
+from zonal.errors import InvalidInputError
+from zonal.zones.spec import ZoneRecord, ZoneService, ZoneStatistics
 
 
 class VerbCalls:
@@ -50,14 +51,11 @@ class VerbCalls:
         """Of those that are named, which must run, or of all that do."""
         if request.zones:
             records = [await self._zones.find(ref) for ref in request.zones]
-            return pb.ZoneStatsReply(stats=[await self._measure(record) for record in records])
-        stats: list[pb.ZoneStats] = []
-        for record in await self._zones.list():
-            if record.state in (ZoneState.RUNNING, ZoneState.PAUSED):
-                # One that has ended since is no error.
-                with suppress(NotFoundError, WrongStateError):
-                    stats.append(await self._measure(record))
-        return pb.ZoneStatsReply(stats=stats)
+            return pb.ZoneStatsReply(
+                stats=[_stats_message(record, await self._zones.statistics(record.id)) for record in records]
+            )
+        measured = (await gather(self._zones, most=sys.maxsize)).measured
+        return pb.ZoneStatsReply(stats=[_stats_message(*each) for each in measured])
 
     async def processes(self, request: pb.ZoneRef, _context: Context) -> pb.ZoneProcessesReply:
         """Those of the container."""
@@ -92,18 +90,18 @@ class VerbCalls:
             event.attributes.update(each.attributes)
             await context.write(event)
 
-    async def _measure(self, record: ZoneRecord) -> pb.ZoneStats:
-        now = await self._zones.statistics(record.id)
-        return pb.ZoneStats(
-            id=record.id,
-            name=record.name,
-            time_ns=now.time_ns,
-            cpu_time_ns=now.cpu_time_ns,
-            memory_bytes=now.memory_bytes,
-            memory_limit_bytes=now.memory_limit_bytes,
-            block_read_bytes=now.block_read_bytes,
-            block_written_bytes=now.block_written_bytes,
-            net_received_bytes=now.net_received_bytes,
-            net_sent_bytes=now.net_sent_bytes,
-            processes=now.processes,
-        )
+
+def _stats_message(record: ZoneRecord, now: ZoneStatistics) -> pb.ZoneStats:
+    return pb.ZoneStats(
+        id=record.id,
+        name=record.name,
+        time_ns=now.time_ns,
+        cpu_time_ns=now.cpu_time_ns,
+        memory_bytes=now.memory_bytes,
+        memory_limit_bytes=now.memory_limit_bytes,
+        block_read_bytes=now.block_read_bytes,
+        block_written_bytes=now.block_written_bytes,
+        net_received_bytes=now.net_received_bytes,
+        net_sent_bytes=now.net_sent_bytes,
+        processes=now.processes,
+    )
