@@ -13,6 +13,7 @@ import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.format import show_size, show_table
+from zonal.cli.live import SORTS, show_live
 from zonal.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -98,19 +99,35 @@ def _show(documents: list[dict[str, str | int | float]], *, as_json: bool, whole
 
 
 @click.command("top", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--once", is_flag=True, help="Without ZONE: one plain table.")
+@click.option(
+    "-d", "--delay", type=click.FloatRange(0.2, 3600), default=2.0, help="Without ZONE: seconds; 2 by default."
+)
+@click.option("--sort", type=click.Choice(SORTS), default="cpu", help="Without ZONE: what comes first.")
 @host_option
 @lab_option
-@click.argument("ref", metavar="ZONE")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[PS OPTION]…")
-def top(host: str | None, lab: str | None, ref: str, options: tuple[str, ...]) -> None:
-    """List the processes of a zone's container, as ps does with -ef (so by default), aux, or -o COLUMN,…."""
+@click.argument("ref", metavar="[ZONE", required=False)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[PS OPTION]…]")
+def top(
+    once: bool, delay: float, sort: str, host: str | None, lab: str | None, ref: str | None, options: tuple[str, ...]
+) -> int:
+    """Show all zones live, or list the processes of one.
+
+    Live: CPU, memory, network and disks a second; q ends it, and its last line has the keys. Where the output is no
+    terminal, it is one plain table. With ZONE: the processes of its container, as ps shows them with -ef (so by
+    default), aux, or -o COLUMN,….
+    """
     from zonal.api import control_pb2 as pb
 
+    if ref is None:
+        with zonald(host, lab) as control:
+            return show_live(control, once=once, interval=delay, column=sort)
     columns = wanted_columns(options)
     with zonald(host, lab) as control:
         found = control.call("ZoneProcesses", pb.ZoneRef(zone=ref), pb.ZoneProcessesReply).processes
     rows = [[_COLUMNS[column](each) for column in columns] for each in found]
     click.echo(show_table([column.upper() for column in columns], rows))
+    return 0
 
 
 def wanted_columns(options: tuple[str, ...]) -> tuple[str, ...]:
