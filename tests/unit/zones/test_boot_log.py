@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.agent import kernel_log
+from zonal.agent.protocol.cbor import Value
 from zonal.zones.boot_log import (
     CLOCK_BEGINS,
     MAX_LINES,
@@ -32,7 +33,8 @@ def test_an_agents_answer_is_not_believed() -> None:
         BootStep(5, "b"),
         BootStep(1005, "a"),
     )
-    for nonsense in (None, [], {"lines": 5}, {"lines": {"a": 1}}, {}):
+    nonsenses: list[Value] = [None, [], {"lines": 5}, {"lines": {"a": 1}}, {}]
+    for nonsense in nonsenses:
         assert kernel_lines(nonsense, 0) == ()
 
 
