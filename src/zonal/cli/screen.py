@@ -110,6 +110,8 @@ class _Ended(SystemExit):
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not come in between while the terminal is put back
     raise _Ended(128 + number)
 
 

@@ -126,6 +126,8 @@ def _cut(text: str, width: int) -> str:
 
 
 def _time(nanoseconds: int) -> str:
+    if not nanoseconds:
+        return "0"
     if nanoseconds >= 10_000_000_000:
         return f"{nanoseconds / 1e9:.1f} s"
     if nanoseconds >= 1_000_000_000:

@@ -48,7 +48,7 @@ class HostCalls:
         """All that there is, and with ``follow`` what comes."""
         index: int | None = None
         while True:
-            part = self._host.log(index=index, clear=request.clear and index is None)
+            part = self._host.log(index=index, clear=request.clear)
             index = part.next_index
             if part.data:
                 await context.write(pb.OutputChunk(stdout=part.data))

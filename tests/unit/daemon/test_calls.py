@@ -333,10 +333,11 @@ async def test_what_happens_is_told_while_it_happens_and_later(client: Client) -
     zone_id = (await client.run(spec("sh", "-c", "exit 3")))[0].started.zone_id
     first = await reading
     assert (first.action, first.zone_id, first.image) == ("create", zone_id, "local:1")
+    assert (await call.read()).action == "start"
     assert (await call.read()).attributes["exitCode"] == "3"
     call.cancel()
     past = client.stream("Events", pb.EventsRequest(since_ns=1, until_ns=time.time_ns()), pb.Event)
-    assert [event.action async for event in past] == ["create", "die"]
+    assert [event.action async for event in past] == ["create", "start", "die"]
 
     async def read(**values: int) -> None:
         async for _ in client.stream("Events", pb.EventsRequest(**values), pb.Event):

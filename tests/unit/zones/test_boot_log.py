@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.agent import kernel_log
-from zonal.agent.protocol.cbor import Value
 from zonal.zones.boot_log import (
     CLOCK_BEGINS,
     MAX_LINES,
@@ -19,6 +19,9 @@ from zonal.zones.boot_log import (
     parse_steps,
     zone_steps,
 )
+
+if TYPE_CHECKING:
+    from zonal.agent.protocol.cbor import Value
 
 
 def test_lines_of_a_console_with_their_times() -> None:
