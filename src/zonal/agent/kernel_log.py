@@ -34,7 +34,7 @@ def read_lines(device: str = DEVICE) -> list[tuple[int, str]]:
                 continue
             text = rest.partition(b"\n")[0].decode("utf-8", "replace")[:MAX_LINE]
             lines.append((int(fields[2]), text))
-            left -= len(text) + 16
+            left -= len(text.encode()) + 16
     finally:
         os.close(fd)
     return lines

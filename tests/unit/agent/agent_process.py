@@ -82,7 +82,8 @@ def main() -> None:
         mounts.mount_zone()
         raise_loopback()
     reaper = Reaper(loop)
-    agent = Agent(loop, reaper, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    started = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    agent = Agent(loop, reaper, started, {"made": started + 1})
     if MODE == "streams":
         workload = Workload(loop, reaper, WORKLOAD, WORKLOAD, "/", "/zonal-test-has-no-cgroup")
         workload.state = "running"

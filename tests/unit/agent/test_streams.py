@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.unit.agent.local_agent import LocalAgent, local_agent
+from zonal.agent import kernel_log
 from zonal.agent.protocol.streams import WINDOW
+from zonal.zones.boot_log import kernel_lines
 from zonal.zones.session import CallRefusedError, SessionEndedError, open_session
 from zonal.zones.session_streams import OutputReader, StreamBrokenError
 
@@ -66,6 +68,22 @@ async def test_output_arrives_whole_and_ends(workload: Workload) -> None:
                 os.close(workload.stdout)
                 workload.stdout = -1
         assert received == data
+
+
+async def test_steps_the_kernels_log_and_what_the_channel_has_carried(workload: Workload) -> None:
+    async with open_session(await workload.agent.connect()) as session:
+        greeting = await session.greeted(10)
+        assert greeting.steps == (("made", greeting.started_ns + 1),)
+        before = session.received_bytes
+        assert before > 0
+        if os.access(kernel_log.DEVICE, os.R_OK):
+            # As long as it may be, it fits into one message.
+            lines = kernel_lines(await session.call("kernel_log", {}), 7)
+            assert lines
+            assert all(line.time_ns >= 7 for line in lines)
+            assert session.received_bytes > before
+        assert session.sent_bytes > 0
+        assert session.pending_calls == 0
 
 
 async def test_input_arrives_whole_and_ends(workload: Workload) -> None:
