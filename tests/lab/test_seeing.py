@@ -83,18 +83,16 @@ def test_the_doctor_finds_a_sound_host_and_what_is_taken_from_it(host: Host) -> 
         each["check"] for each in found
     }
     assert any(each["text"].startswith("of zones: 1") for each in found)
-    host.shell("mv /usr/lib/cni/bridge /usr/lib/cni/bridge.away; systemctl stop zonald")
-    try:
-        script = "zonal host doctor --json; echo $?"
-        *lines, status = host.shell(script).splitlines()
-        found = json.loads("\n".join(lines))
-        assert status == "1"
-        wrong = {each["check"]: each["advice"] for each in found if each["level"] == "error"}
-        assert set(wrong) == {"zonald", "plugins"}
-        assert wrong["plugins"] == "apt-get install containernetworking-plugins"
-    finally:
-        host.shell("mv /usr/lib/cni/bridge.away /usr/lib/cni/bridge; systemctl start zonald")
-        host.until_zonald_answers()
+    script = (
+        "mv /usr/lib/cni/bridge /usr/lib/cni/bridge.away; systemctl stop zonald; zonal host doctor --json; echo $?; "
+        "mv /usr/lib/cni/bridge.away /usr/lib/cni/bridge; systemctl start zonald"
+    )
+    *lines, status = host.shell(script).splitlines()
+    host.until_zonald_answers()
+    assert status == "1"
+    wrong = {each["check"]: each["advice"] for each in json.loads("\n".join(lines)) if each["level"] == "error"}
+    assert set(wrong) == {"zonald", "plugins"}
+    assert wrong["plugins"] == "apt-get install containernetworking-plugins"
 
 
 def test_a_zones_start_is_told_by_its_kernel_and_agent_too(host: Host) -> None:
