@@ -52,7 +52,7 @@ def scrape(host: Host) -> dict[tuple[str, str], float]:
 
 def test_the_machine_and_its_hypervisor(host: Host) -> None:
     told = json.loads(text(host, "host", "info", "--json"))
-    assert re.fullmatch(r"4\.20\.\d+", told["xen_version"])
+    assert re.match(r"4\.20\.\d", told["xen_version"])
     assert told["scheduler"] in ("credit", "credit2")
     assert "PV" in told["zone_kinds"]
     assert {"pv", "gnttab-v1"} <= set(told["features"])
