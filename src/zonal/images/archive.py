@@ -18,6 +18,7 @@ from typing import Final
 
 from zonal.errors import InvalidInputError
 from zonal.images import tarformat as tar
+from zonal.images.arrival import Arrival
 from zonal.images.config import PLATFORM, parse_config
 from zonal.images.documents import Node, read_object, read_objects
 from zonal.images.limits import DEFAULT, Limits
@@ -67,6 +68,8 @@ class Layer:
     """The digest of the bytes as they are, where that is known by now and need not be made again."""
     stored: bool = False
     """Whether they are a blob of the store's own, which was verified when it came."""
+    arrival: Arrival | None = None
+    """Of one that is still on its way; what is said of it above holds once it is there."""
 
 
 @dataclass(frozen=True, slots=True)

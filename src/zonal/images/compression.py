@@ -16,16 +16,20 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Final, Protocol
 
 from zonal.errors import InvalidInputError, UnavailableError
+from zonal.images.arrival import Arrival
 from zonal.images.limits import Limits
+from zonal.images.output import Output
 from zonal.images.tarformat import Source
 
-_READ: Final = 256 << 10
-_STEP: Final = 1 << 20
+_READ: Final = 64 << 10
+_STEP: Final = 64 << 10
+"""Small enough for malloc to use the same memory again. From 128 KiB on each piece would be mapped by itself, and a
+page fault for every 4 KiB of it takes longer than to decompress them."""
+_DIGESTED: Final = 256 << 10
 _XZ_MEMORY: Final = 256 << 20
 """Bytes that xz may use: its strongest preset takes 65 MiB."""
 _ZSTD_WINDOW: Final = "--memory=128MB"
@@ -64,7 +68,7 @@ def recognise(head: bytes) -> str | None:
 def digest(source: Source, *, on_step: Callable[[], None] = lambda: None) -> str:
     """``sha256:…`` of the bytes of ``source``."""
     state = hashlib.sha256()
-    for chunk in _read(source, on_step):
+    for chunk in _read(source, on_step, piece=_DIGESTED):
         state.update(chunk)
     return f"sha256:{state.hexdigest()}"
 
@@ -76,6 +80,7 @@ def expand(
     limits: Limits,
     *,
     verified: str | None = None,
+    arrival: Arrival | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Expanded:
     """Decompress ``source`` to the descriptor ``target``.
@@ -85,16 +90,17 @@ def expand(
         target: a file, written from where it is on.
         limits: how much may come of it.
         verified: the digest of ``source``, where that need not be made any more.
+        arrival: of a source that is still on its way. When it ends too early, that is taken for a truncated one.
         on_step: may raise to give up.
 
     Raises:
         InvalidInputError: corrupt, truncated, or larger than the limits allow.
         UnavailableError: the program for this compression is missing.
     """
-    before, after = hashlib.sha256(), hashlib.sha256()
+    before = hashlib.sha256()
 
-    def compressed() -> Iterator[bytes]:
-        for chunk in _read(source, on_step):
+    def compressed() -> Iterator[memoryview]:
+        for chunk in _read(source, on_step, arrival):
             if verified is None:
                 before.update(chunk)
             yield chunk
@@ -103,10 +109,8 @@ def expand(
     size = 0
     with (
         contextlib.closing(_DECODERS[kind](compressed(), source.label)) as chunks,
-        ThreadPoolExecutor(1, "digest") as digesting,
+        Output(target) as output,
     ):
-        # Beside this thread, one chunk behind it: the digest takes as long as all the rest.
-        behind: Future[None] | None = None
         for chunk in chunks:
             on_step()
             size += len(chunk)
@@ -115,32 +119,33 @@ def expand(
                     f"{source.label} expands from {source.size} to more than {most} bytes",
                     hint="no image is like that: do not trust where it came from",
                 )
-            if behind is not None:
-                behind.result()
-            behind = digesting.submit(after.update, chunk)
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(target, view) :]
-        if behind is not None:
-            behind.result()
-    return Expanded(size, verified or f"sha256:{before.hexdigest()}", f"sha256:{after.hexdigest()}")
+            output.add(chunk)
+        digest = output.finish()
+    return Expanded(size, verified or f"sha256:{before.hexdigest()}", digest)
 
 
-def _read(source: Source, on_step: Callable[[], None]) -> Iterator[bytes]:
+def _read(
+    source: Source, on_step: Callable[[], None], arrival: Arrival | None = None, *, piece: int = _READ
+) -> Iterator[memoryview]:
+    """Pieces of ``source``, each in the same memory: it counts until the next one is asked for."""
+    buffer = memoryview(bytearray(piece))
     offset, end = source.offset, source.offset + source.size
     while offset < end:
         on_step()
-        chunk = os.pread(source.fd, min(_READ, end - offset), offset)
-        if not chunk:
+        wanted = min(piece, end - offset)
+        if arrival is not None:
+            arrival.wait(offset + wanted - source.offset, on_step)
+        count = os.preadv(source.fd, [buffer[:wanted]], offset)
+        if not count:
             raise InvalidInputError(f"{source.label} is truncated", hint="make or fetch the file again")
-        offset += len(chunk)
-        yield chunk
+        offset += count
+        yield buffer[:count]
 
 
 class _Stream(Protocol):
     """One of the standard library's decompressors, their differences evened out."""
 
-    def feed(self, data: bytes) -> bytes: ...
+    def feed(self, data: bytes | memoryview) -> bytes: ...
     @property
     def hungry(self) -> bool: ...
     @property
@@ -154,8 +159,9 @@ class _Gzip:
         self._state = zlib.decompressobj(wbits=31)
         self._full = False
 
-    def feed(self, data: bytes) -> bytes:
-        out = self._state.decompress(self._state.unconsumed_tail + data, _STEP)
+    def feed(self, data: bytes | memoryview) -> bytes:
+        left = self._state.unconsumed_tail
+        out = self._state.decompress(left + data if left else data, _STEP)
         self._full = len(out) == _STEP
         return out
 
@@ -179,7 +185,7 @@ class _Library:
     def __init__(self, state: lzma.LZMADecompressor | bz2.BZ2Decompressor) -> None:
         self._state = state
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes | memoryview) -> bytes:
         return self._state.decompress(data, _STEP)
 
     @property
@@ -195,21 +201,21 @@ class _Library:
         return self._state.unused_data
 
 
-_Decoder = Callable[[Iterator[bytes], str], Generator[bytes, None, None]]
+_Decoder = Callable[[Iterator[memoryview], str], Generator[bytes, None, None]]
 """Compressed chunks and a label for errors in, chunks of bounded size out."""
 
 
 def _streams(make: Callable[[], _Stream]) -> _Decoder:
     """A decoder of one stream after another, with zeros allowed after the last."""
 
-    def decode(chunks: Iterator[bytes], label: str) -> Generator[bytes, None, None]:
+    def decode(chunks: Iterator[memoryview], label: str) -> Generator[bytes, None, None]:
         stream: _Stream | None = make()
         try:
             for chunk in chunks:
-                data = chunk
+                data: bytes | memoryview = chunk
                 while data:
                     if stream is None:
-                        data = data.lstrip(b"\0")
+                        data = bytes(data).lstrip(b"\0")
                         if not data:
                             break
                         stream = make()
@@ -234,7 +240,7 @@ def _streams(make: Callable[[], _Stream]) -> _Decoder:
     return decode
 
 
-def _zstd(chunks: Iterator[bytes], label: str) -> Generator[bytes, None, None]:
+def _zstd(chunks: Iterator[memoryview], label: str) -> Generator[bytes, None, None]:
     """Through the ``zstd`` program: a thread feeds it while we read."""
     with tempfile.TemporaryFile() as messages:
         try:
@@ -270,7 +276,7 @@ def _zstd(chunks: Iterator[bytes], label: str) -> Generator[bytes, None, None]:
             process.stdout.close()
 
 
-def _feed(stdin: IO[bytes], chunks: Iterator[bytes], failure: list[BaseException]) -> None:
+def _feed(stdin: IO[bytes], chunks: Iterator[memoryview], failure: list[BaseException]) -> None:
     try:
         with contextlib.suppress(BrokenPipeError), stdin:
             for chunk in chunks:

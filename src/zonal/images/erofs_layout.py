@@ -16,7 +16,7 @@ from zonal.images import tarformat as tar
 BLOCK: Final = 4096
 """Bytes of a block."""
 SLOT: Final = 32
-"""Bytes of a slot; an inode's number is that of the slot which it begins in."""
+"""Bytes of a slot; an inode's number is that of the slot which it begins in, from meta_blkaddr on."""
 
 SUPER_OFFSET: Final = 1024
 SUPER_BLOCK: Final = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24s")
@@ -62,16 +62,20 @@ KINDS: Final[Mapping[bytes, tuple[int, int]]] = {
 """For each kind of a tar's member the type in i_mode, and in a directory's entry (EROFS_FT_…)."""
 
 
-def super_block(*, root: int, inodes: int, blocks: int, uuid: bytes, rest: bytes) -> bytes:
-    """The super block with its checksum, which covers ``rest``, what follows it in the first block, too."""
+def super_block(*, root: int, inodes: int, blocks: int, meta: int, uuid: bytes) -> bytes:
+    """The first block from `SUPER_OFFSET` on, with the checksum of it; there is nothing else in it.
+
+    Inodes are numbered from block ``meta`` on.
+    """
+    rest = bytes(BLOCK - SUPER_OFFSET - SUPER_BLOCK.size)
 
     def pack(checksum: int) -> bytes:
         return SUPER_BLOCK.pack(
             MAGIC, checksum, FEATURE_CHECKSUM | FEATURE_MTIME, BLOCK.bit_length() - 1, 0, root, inodes, 0, 0, blocks,
-            0, 0, uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, b"",
+            meta, 0, uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, b"",
         )  # fmt: skip
 
-    return pack(crc32c(pack(0) + rest))
+    return pack(crc32c(pack(0) + rest)) + rest
 
 
 def inode(

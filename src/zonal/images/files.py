@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import Final
 
 from zonal.errors import ResourceExhaustedError
 
@@ -32,6 +34,18 @@ def no_room(folder: Path, needed: int | None = None) -> ResourceExhaustedError:
         f"not enough room on the disk that holds {folder}: {shutil.disk_usage(folder).free >> 20} MiB are free{wanted}",
         hint="see `zonal image df`; remove images, zones or volumes, or make the disk larger",
     )
+
+
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+"""FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of linux/falloc.h."""
+
+
+def punch_hole(fd: int, offset: int, size: int) -> bool:
+    """Have a range of a file read as zeros and take no room; whether the file system can do so."""
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size) == 0
 
 
 def publish(finished: Path, target: Path) -> None:

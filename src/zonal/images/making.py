@@ -16,9 +16,8 @@ from zonal.images import config, reference
 from zonal.images.archive import Contents, Layer
 from zonal.images.blobs import Blobs
 from zonal.images.catalogue import Catalogue, Record
-from zonal.images.erofs import plan_erofs, write_erofs
+from zonal.images.erofs import ErofsWriter
 from zonal.images.files import publish, write_file
-from zonal.images.flatten import flatten
 from zonal.images.image import Image
 from zonal.images.index import ImageIndex
 from zonal.images.layers import OpenLayer, keep_fresh, open_layers
@@ -91,15 +90,25 @@ class ImageMaker:
             chain_id = config.chain_id(diff_ids)
             await stack.enter_async_context(self._chains.setdefault(chain_id, asyncio.Lock()))
             there = self._catalogue.filesystem_size(chain_id) is not None
+            made: int | None = None
+
+            async def make_erofs(layers: Sequence[OpenLayer | Awaitable[OpenLayer]]) -> None:
+                nonlocal made
+                made = await self._make_erofs(layers, chain_id, folder, contents.config is None, progress)
+
             whole = there and contents.manifest is not None and self._blobs.has_all(contents.manifest)
             if not layers and not whole:
                 progress(f"checking and decompressing {len(sources)} layers")
-                layers = await stack.enter_async_context(open_layers(sources, folder, self._limits, self._unpacked))
-            made: int | None = None
-            if self._catalogue.filesystem_size(chain_id) is None:
-                made = await self._make_erofs(layers, chain_id, folder, contents.config is None, progress)
+                beside = None if there else make_erofs
+                layers = await stack.enter_async_context(
+                    open_layers(sources, folder, self._limits, self._unpacked, beside)
+                )
+            if made is None and self._catalogue.filesystem_size(chain_id) is None:
+                await make_erofs(layers)
             stack.enter_context(self._blobs.hold(layer.digest for layer in layers))
             for layer in layers:
+                if layer.arrival is not None:
+                    await layer.arrival.stored
                 await self._blobs.keep(layer.digest, layer.blob, folder)
             size = made or self._catalogue.filesystem_size(chain_id)
             if size is None:  # it was another image's, which has been removed since
@@ -125,17 +134,26 @@ class ImageMaker:
             return self._index.resolve(digest_of(document))
 
     async def _make_erofs(
-        self, layers: Sequence[OpenLayer], chain_id: str, folder: Path, need_end: bool, progress: Progress
+        self,
+        layers: Sequence[OpenLayer | Awaitable[OpenLayer]],
+        chain_id: str,
+        folder: Path,
+        need_end: bool,
+        progress: Progress,
     ) -> int:
-        sources = [layer.source for layer in layers]
-        plan = await in_thread(
-            lambda _: plan_erofs(flatten(sources, self._limits, need_end=need_end), sources, chain_id)
-        )
-        if plan.files <= 1:
-            raise InvalidInputError(f"{sources[-1].label} holds no files", hint="there is nothing in it to run")
-        progress(f"writing {plan.files} files, {plan.stored >> 20} MiB")
+        """Each layer's content is written as soon as it and those below it are there."""
         finished = folder / "erofs"
-        await in_thread(lambda stop: write_erofs(plan, finished, on_step=stop.check))
+        with ErofsWriter(finished, self._limits, need_end=need_end) as writer:
+            label = ""
+            for each in layers:
+                layer = each if isinstance(each, OpenLayer) else await each
+                label = layer.source.label
+                await in_thread(lambda stop, source=layer.source: writer.add(source, on_step=stop.check))
+            plan = await in_thread(lambda _: writer.plan(chain_id))
+            if plan.files <= 1:
+                raise InvalidInputError(f"{label} holds no files", hint="there is nothing in it to run")
+            progress(f"writing {plan.files} files, {plan.stored >> 20} MiB")
+            await in_thread(lambda _: writer.finish(plan))
         await in_thread(lambda _: publish(finished, self._layout.erofs(chain_id)))
         return plan.size
 

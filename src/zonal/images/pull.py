@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 from zonal.errors import InvalidInputError, ResourceExhaustedError
 from zonal.images import skopeo
 from zonal.images.archive import Layer, pair_layers
+from zonal.images.arrival import Arrival, fail, settle
 from zonal.images.blobs import Blobs
 from zonal.images.config import PLATFORM, parse_config
 from zonal.images.documents import read_object
@@ -39,6 +40,8 @@ AT_ONCE: Final = 3
 """Layers fetched at the same time, as docker has it."""
 RESERVE_BYTES: Final = 256 << 20
 """Left free on the store's disk by a pull."""
+_NEWS_BYTES: Final = 1 << 20
+"""Bytes of a layer that are worth telling of."""
 
 
 class LayerState(StrEnum):
@@ -79,6 +82,7 @@ class Arriving:
     """What the registry knows it by: the digest of its manifest, or of the index that has it."""
     config: bytes
     layers: tuple[Awaitable[Layer], ...]
+    """Each is told when it has begun to arrive, or is there."""
 
 
 class Puller:
@@ -121,49 +125,78 @@ class Puller:
             ]
             expected = pair_layers(manifest, diff_ids, label, labels)
 
-            async def fetch(layer: Layer, descriptor: Descriptor) -> Layer:
-                verified: str | None = None
-                async with self._fetching.setdefault(descriptor.digest, asyncio.Lock()), slots:
-                    if self._blobs.size(descriptor.digest) == descriptor.size:
-                        news(LayerProgress(descriptor.digest, LayerState.PRESENT, descriptor.size, descriptor.size))
-                    else:
-                        await self._fetch(proxy, descriptor, folder, news)
-                        verified = descriptor.digest  # by skopeo, which has seen every byte
-                        news(LayerProgress(descriptor.digest, LayerState.FETCHED, descriptor.size, descriptor.size))
-                fd = os.open(self._blobs.path(descriptor.digest), os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, fd)
-                blob = Source(fd, 0, descriptor.size, layer.source.label)
-                return replace(layer, source=blob, verified=verified, stored=True)
+            async def fetch(layer: Layer, descriptor: Descriptor, begun: asyncio.Future[Layer]) -> None:
+                def begin(fd: int, arrival: Arrival | None = None) -> None:
+                    stack.callback(os.close, fd)
+                    blob = Source(fd, 0, descriptor.size, layer.source.label)
+                    # skopeo sees every byte that arrives, and says in the end whether the digest is right.
+                    verified = descriptor.digest if arrival is not None else None
+                    settle(begun, replace(layer, source=blob, verified=verified, stored=True, arrival=arrival))
+
+                try:
+                    async with self._fetching.setdefault(descriptor.digest, asyncio.Lock()):
+                        if self._blobs.size(descriptor.digest) == descriptor.size:
+                            begin(os.open(self._blobs.path(descriptor.digest), os.O_RDONLY | os.O_CLOEXEC))
+                            news(LayerProgress(descriptor.digest, LayerState.PRESENT, descriptor.size, descriptor.size))
+                        else:
+                            await self._fetch(proxy, descriptor, folder, news, slots, begin)
+                            news(LayerProgress(descriptor.digest, LayerState.FETCHED, descriptor.size, descriptor.size))
+                except BaseException as error:
+                    fail(begun, error)
+                    raise
 
             for each in descriptors:
                 news(LayerProgress(each.digest, LayerState.WAITING, 0, each.size))
-            tasks = [asyncio.create_task(fetch(*pair)) for pair in zip(expected, descriptors, strict=True)]
+            loop = asyncio.get_running_loop()
+            layers: list[asyncio.Future[Layer]] = [loop.create_future() for _ in descriptors]
+            tasks = [asyncio.create_task(fetch(*triple)) for triple in zip(expected, descriptors, layers, strict=True)]
             stack.push_async_callback(_cancelled, tasks)
-            yield Arriving(document, digest, config, tuple(tasks))
+            yield Arriving(document, digest, config, tuple(layers))
 
-    async def _fetch(self, proxy: ImageProxy, layer: Descriptor, folder: Path, news: LayerNews) -> None:
-        finished = folder / f"layer-{layer.digest[-64:]}"
-        done = 0
+    async def _fetch(
+        self,
+        proxy: ImageProxy,
+        blob: Descriptor,
+        folder: Path,
+        news: LayerNews,
+        slots: asyncio.Semaphore,
+        begin: Callable[[int, Arrival], object],
+    ) -> None:
+        """Fetch a blob into the store; ``begin`` gets the file that it arrives in, to be closed."""
+        finished = folder / f"layer-{blob.digest[-64:]}"
+        arrival = Arrival()
+        done = told = 0
 
         def arrived(count: int) -> None:
-            nonlocal done
+            nonlocal done, told
             done += count
-            news(LayerProgress(layer.digest, LayerState.FETCHING, done, layer.size))
-
-        def fetch(stop: Stop) -> None:
-            with finished.open("wb") as file:
-                proxy.blob(layer.digest, layer.size, file.fileno(), stop=stop, arrived=arrived)
-            publish(finished, self._blobs.path(layer.digest))
+            arrival.add(count)
+            if done - told >= _NEWS_BYTES:
+                told = done
+                news(LayerProgress(blob.digest, LayerState.FETCHING, done, blob.size))
 
         try:
-            await _or_closed(proxy, fetch)
+            async with slots:
+                fd = os.open(finished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                begin(fd, arrival)
+                await _or_closed(proxy, lambda stop: proxy.blob(blob.digest, blob.size, fd, stop=stop, arrived=arrived))
+            arrival.end()
+            settle(arrival.verified, None)
+            await in_thread(lambda _: publish(finished, self._blobs.path(blob.digest)))
+            settle(arrival.stored, None)
+        except BaseException as error:
+            arrival.fail(error)
+            raise
         finally:
             finished.unlink(missing_ok=True)
 
     async def _document(self, proxy: ImageProxy, descriptor: Descriptor, folder: Path) -> bytes:
         path = self._blobs.path(descriptor.digest)
         if self._blobs.size(descriptor.digest) != descriptor.size:
-            await self._fetch(proxy, descriptor, folder, lambda _: None)
+            with contextlib.ExitStack() as stack:
+                await self._fetch(
+                    proxy, descriptor, folder, quiet, asyncio.Semaphore(), lambda fd, _: stack.callback(os.close, fd)
+                )
         data = path.read_bytes()
         if _digest(data) != descriptor.digest:
             path.unlink()
@@ -223,7 +256,7 @@ async def _or_closed(proxy: ImageProxy, work: Callable[[Stop], _T]) -> _T:
         raise
 
 
-async def _cancelled(tasks: list[asyncio.Task[Layer]]) -> None:
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -42,6 +43,10 @@ PROBE_SECONDS: Final = 3.0
 """Without a byte for so long, the proxy is asked whether the blob has ended, which it does not tell by itself."""
 _REPLY_BYTES: Final = 64 << 10
 _PIECE: Final = 1 << 20
+_SMALL: Final = 256 << 10
+"""Bytes of a blob that are hardly worth the call which fetches them."""
+_PAUSE_SECONDS: Final = 0.005
+"""After a small piece, for more to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,8 @@ class ImageProxy:
         """
         reply, pipe = self._call("GetBlob", self._image, digest, size)
         end = _End(lambda: self._call("FinishPipe", reply["pipeid"]))
+        with contextlib.suppress(OSError):  # a limit of the host's: then pieces are smaller
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIECE)
         try:
             left = size
             while left:
@@ -174,6 +181,9 @@ class ImageProxy:
                     break
                 left -= count
                 arrived(count)
+                if left and count < _SMALL:
+                    # The proxy writes 32 KiB at once. To run for each of them takes time that it could have.
+                    time.sleep(_PAUSE_SECONDS)
         finally:
             # With the pipe closed, a registry that sends too much fails instead of waiting for us.
             os.close(pipe)

@@ -59,9 +59,13 @@ class Tree:
         # What the layer at hand has put where, so that its own whiteouts spare it. In the lowest layer they do nothing.
         self._placed: dict[Directory, set[bytes]] = {}
         self._opaque: set[Directory] = set()
+        self._brought: list[File] = []
 
-    def apply(self, members: Iterable[Member], label: str) -> None:
+    def apply(self, members: Iterable[Member], label: str) -> list[File]:
         """Lay one layer over what is there; ``label`` names it in errors.
+
+        Returns:
+            The plain files of the layer that have content, in its order; some may be gone again.
 
         Raises:
             InvalidInputError: a member that an image cannot have, or one past a limit.
@@ -70,8 +74,10 @@ class Tree:
         self._source += 1
         self._placed = {}
         self._opaque = set()
+        self._brought = []
         for member in members:
             self._add(member)
+        return self._brought
 
     def _add(self, member: Member) -> None:
         parts = self._parts(member, member.name)
@@ -95,7 +101,10 @@ class Tree:
         if self.bytes > self._limits.total_bytes:
             raise InvalidInputError(f"{self._label}: the tree holds more than {self._limits.total_bytes} bytes")
         if member.kind != tar.DIRECTORY:
-            self._place(member, parent, name, File(member, self._source))
+            file = File(member, self._source)
+            self._place(member, parent, name, file)
+            if member.kind == tar.REGULAR and member.size:
+                self._brought.append(file)
             return
         existing = parent.children.get(name)
         if isinstance(existing, Directory):

@@ -6,9 +6,16 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 _T = TypeVar("_T")
+
+_THREADS: Final = ThreadPoolExecutor(64, "images")
+"""Apart from the event loop's own, which are few: a slow registry holds up six of these for each pull, and nobody else.
+
+They begin in the order that they are asked for, so who reads what another one fetches does not keep it from beginning.
+"""
 
 
 class StoppedError(Exception):
@@ -38,7 +45,7 @@ class Stop:
 async def in_thread(function: Callable[[Stop], _T]) -> _T:
     """Run ``function`` in a thread. A caller that is cancelled first waits for its end, to free what it uses."""
     stop = Stop()
-    thread = asyncio.ensure_future(asyncio.to_thread(function, stop))
+    thread = asyncio.get_running_loop().run_in_executor(_THREADS, function, stop)
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:

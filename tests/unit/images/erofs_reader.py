@@ -48,15 +48,16 @@ class Erofs:
 
     def __init__(self, image: bytes) -> None:
         self._image = image
-        magic, _, compat, bits, _, self.root, self.inodes, _, _, blocks, meta, _ = struct.unpack_from(
+        magic, _, compat, bits, _, self.root, self.inodes, _, _, blocks, self._meta, _ = struct.unpack_from(
             "<IIIBBHQQIIII", image, 1024
         )
-        assert (magic, compat, bits, meta) == (0xE0F5E1E2, 3, 12, 0)
+        assert (magic, compat, bits) == (0xE0F5E1E2, 3, 12)
         assert struct.unpack_from("<I", image, 1024 + 80) == (0,), "features that old kernels lack"
         assert blocks * 4096 == len(image)
 
     def inode(self, number: int) -> Inode:
-        at = number * 32
+        assert number, "programs take it for that of no file"
+        at = self._meta * 4096 + number * 32
         form, count, mode, _, size, union, _, uid, gid, seconds, ns, links = struct.unpack_from(
             "<HHHHQIIIIQII", self._image, at
         )
