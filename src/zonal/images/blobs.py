@@ -17,7 +17,7 @@ from typing import Final
 
 from zonal.errors import InvalidInputError
 from zonal.images.catalogue import Record
-from zonal.images.files import publish
+from zonal.images.files import publish, write_file
 from zonal.images.limits import Limits
 from zonal.images.manifest import parse_manifest
 from zonal.images.tarformat import Source
@@ -76,6 +76,13 @@ class Blobs:
             publish(finished, self.path(digest))
 
         await in_thread(lambda _: copy())
+
+    def write(self, digest: str, data: bytes, folder: Path) -> None:
+        """Keep a document, by way of a file in ``folder``. One that is there as it should be stays as it is: to have a
+        file on the disk takes longer than to read one."""
+        path = self.path(digest)
+        if self.size(digest) != len(data) or path.read_bytes() != data:
+            write_file(path, data, folder)
 
     def of(self, record: Record) -> frozenset[str]:
         """The digests of all that an image is made of."""

@@ -17,7 +17,7 @@ from zonal.images.archive import Contents, Layer
 from zonal.images.blobs import Blobs
 from zonal.images.catalogue import Catalogue, Record
 from zonal.images.erofs import ErofsWriter
-from zonal.images.files import publish, write_file
+from zonal.images.files import publish
 from zonal.images.image import Image
 from zonal.images.index import ImageIndex
 from zonal.images.layers import OpenLayer, keep_fresh, open_layers
@@ -116,7 +116,7 @@ class ImageMaker:
             manifest = contents.manifest or _manifest_of(document, layers)
             # From here on nothing is awaited, so that no removal can come between the erofs and its entry.
             for blob in (document, manifest):
-                write_file(self._blobs.path(digest_of(blob)), blob, folder)
+                self._blobs.write(digest_of(blob), blob, folder)
             self._catalogue.add(
                 Record(
                     id=digest_of(document),
