@@ -119,6 +119,8 @@ class Puller:
             config = await self._document(proxy, manifest.config, folder)
             diff_ids = parse_config(config, f"{reference.familiar}: configuration").diff_ids
             slots = asyncio.Semaphore(AT_ONCE)
+            # Closed after the tasks below have ended: their threads write to these.
+            files = stack.enter_context(contextlib.ExitStack())
             descriptors = manifest.layers
             labels = [
                 Source(-1, 0, each.size, f"{reference.familiar}: layer {each.digest[7:19]}") for each in descriptors
@@ -127,7 +129,7 @@ class Puller:
 
             async def fetch(layer: Layer, descriptor: Descriptor, begun: asyncio.Future[Layer]) -> None:
                 def begin(fd: int, arrival: Arrival | None = None) -> None:
-                    stack.callback(os.close, fd)
+                    files.callback(os.close, fd)
                     blob = Source(fd, 0, descriptor.size, layer.source.label)
                     # skopeo sees every byte that arrives, and says in the end whether the digest is right.
                     verified = descriptor.digest if arrival is not None else None

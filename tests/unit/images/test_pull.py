@@ -301,3 +301,31 @@ async def test_credentials_are_checked_with_the_registry_and_not_kept(store: Ima
     assert not [path for path in (tmp_path / "store").rglob("*.json") if path.is_file()]
     with pytest.raises(UnavailableError):
         await store.check_login(closed.host, Access(Login(USER, PASSWORD), verify_tls=False))
+
+
+async def test_a_layer_that_still_arrives_when_another_one_fails_is_written_to_its_own_file_only(
+    server: Registry, store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration([BASE, OTHER])
+    name = server.put("team/both", "1", OciLayout().add([BASE, APPLICATION], config))
+    splice, close = os.splice, os.close
+    under_way: set[int] = set()
+
+    def slow(source: int, target: int, count: int) -> int:
+        under_way.add(target)
+        try:
+            if os.fstat(target).st_size == 0 and count > 100_000:
+                time.sleep(1)
+            return splice(source, target, count)
+        finally:
+            under_way.discard(target)
+
+    def checked(fd: int) -> None:
+        assert fd not in under_way
+        close(fd)
+
+    monkeypatch.setattr(os, "splice", slow)
+    monkeypatch.setattr(os, "close", checked)
+    with pytest.raises(InvalidInputError, match="corrupt"):
+        await store.pull(name, PLAIN)
+    assert not list((tmp_path / "store/tmp").iterdir())
