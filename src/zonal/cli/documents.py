@@ -115,7 +115,8 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
         "HostConfig": {
             # Docker's limit and reservation: what it may have, and what it has in any case.
             "Memory": max(zone.memory_bytes, resources.memory_max_bytes),
-            "MemoryReservation": zone.memory_bytes if resources.memory_max_bytes > zone.memory_bytes else 0,
+            "MemoryReservation": config.runtime.limits.memory_reservation_bytes
+            or (zone.memory_bytes if resources.memory_max_bytes > zone.memory_bytes else 0),
             "CpuShares": 4 * resources.cpu_weight,
             "CpusetCpus": resources.cpuset_cpus,
             "NanoCpus": zone.cpus * 1_000_000_000,

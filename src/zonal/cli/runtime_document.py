@@ -24,7 +24,6 @@ def runtime_host_config(zone: pb.Zone) -> dict[str, Any]:
         "ReadonlyPaths": [] if bare else None,
         "Ulimits": [{"Name": u.name, "Soft": u.soft, "Hard": u.hard} for u in limits.ulimits] or None,
         "PidsLimit": limits.pids or None,
-        "MemoryReservation": limits.memory_reservation_bytes,
         "OomScoreAdj": limits.oom_score_adj,
         "ShmSize": runtime.shm_bytes or SHM_BYTES,
         "Sysctls": dict(sorted(runtime.sysctls.items())) or None,

@@ -325,10 +325,6 @@ class LiveZone:
         """What its kernel says that it has said; its clock was zero at ``zero_ns``. Raises ``ZonalError``."""
         return kernel_lines(await self._running_session().call("kernel_log", {}, CALL_TIMEOUT), zero_ns)
 
-    async def kernel_log(self, zero_ns: int) -> tuple[BootStep, ...]:
-        """What its kernel says that it has said; its clock was zero at ``zero_ns``. Raises ``ZonalError``."""
-        return kernel_lines(await self._running_session().call("kernel_log", {}, CALL_TIMEOUT), zero_ns)
-
     async def resize(self, size: TerminalSize) -> None:
         """Sets the terminal's size."""
         await self._call("resize", {"id": WORKLOAD, "rows": size.rows, "columns": size.columns})
