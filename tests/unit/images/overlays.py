@@ -151,6 +151,8 @@ def _remove(path: str) -> None:
 
 def _anew(path: str) -> None:
     """A folder in the place of another is opaque: nothing that was in that shows."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise NotADirectoryError(path)  # rmtree would open it to see, and with a FIFO wait for ever
     shutil.rmtree(path)
     Path(path).mkdir()
 
