@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO := src/zonal/api/control.proto
 STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
 
-.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network soak setup setup-dev clean
+.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -42,6 +42,9 @@ bench-storage: setup
 
 bench-network: setup
 	$(BIN)/python -m benchmarks.network $(BENCH)
+
+bench-service: setup
+	$(BIN)/python -m benchmarks.service $(BENCH)
 
 # 500 runs one after another, and nothing may be left of any of them; ten minutes of pulls, runs and prunes at once.
 soak: setup-dev
