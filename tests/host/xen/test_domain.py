@@ -61,7 +61,7 @@ async def test_the_kernel_finds_the_memory_and_cpus_that_it_was_given(tmp_path: 
 async def test_odd_sizes_and_many_cpus_are_built(
     hypervisor: Hypervisor, store: Store, kernel: KernelImage, mebibytes: int, vcpus: int
 ) -> None:
-    config = DomainConfig("odd", kernel, mebibytes * MIB, vcpus)
+    config = DomainConfig("odd", kernel, mebibytes * MIB, vcpus=vcpus)
     domain = await create_domain(hypervisor, store, config)
     try:
         info = domctl.domain_info(hypervisor, domain.domain_id)
@@ -140,7 +140,7 @@ async def test_sizes_that_cannot_be_are_refused(
     hypervisor: Hypervisor, store: Store, kernel: KernelImage, memory: int, vcpus: int
 ) -> None:
     with pytest.raises(InvalidInputError):
-        await create_domain(hypervisor, store, DomainConfig("impossible", kernel, memory, vcpus))
+        await create_domain(hypervisor, store, DomainConfig("impossible", kernel, memory, vcpus=vcpus))
 
 
 async def test_destroying_what_is_not_there_is_no_error(hypervisor: Hypervisor, store: Store) -> None:
