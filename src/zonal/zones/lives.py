@@ -1,0 +1,254 @@
+"""How zones come to be and end: launched, lived to the end by one task each, written down, and forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from zonal.errors import ZonalError, ZoneFailedError
+from zonal.images.store import ImageStore
+from zonal.network.attachments import Attachments
+from zonal.volumes.filesystem import FilesystemTemplates
+from zonal.volumes.store import VolumeStore
+from zonal.xen.console_log import quote_console
+from zonal.zones.events import EventLog
+from zonal.zones.host import XenHost
+from zonal.zones.host_memory import HostMemory
+from zonal.zones.live_zone import OUT_OF_MEMORY, STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.live_zones import LiveZones, read_console
+from zonal.zones.maintenance import Maintenance, open_maintenance
+from zonal.zones.mounts import MountKind
+from zonal.zones.phases import PhaseClock
+from zonal.zones.programs import ContainerFiles
+from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
+from zonal.zones.spec import ExitResult, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.state import ZoneStore
+from zonal.zones.storage import StorageSources
+
+log = logging.getLogger(__name__)
+
+
+class BootSource(Protocol):
+    """Where the files come from that zones boot."""
+
+    async def boot_files(self, kernel: str, drivers: Sequence[str] = ()) -> BootFiles:
+        """For a kernel by name; empty for the default, or for one with these ``drivers`` where the default lacks them.
+
+        Raises ``NotFoundError``, ``InvalidInputError``.
+        """
+        ...
+
+    def modules(self, release: str) -> Path | None:
+        """The folder of a kernel's modules; ``None`` when it is not known to have any."""
+        ...
+
+
+class ZoneLives(LiveZones):
+    """All zones' lives; the verbs on them are ``zonal.zones.lifecycle``'s."""
+
+    def __init__(
+        self,
+        host: XenHost,
+        images: ImageStore,
+        volumes: VolumeStore,
+        boot: BootSource,
+        records: ZoneStore,
+        attachments: Attachments,
+        folder: Path,
+        lives: asyncio.TaskGroup,
+        *,
+        agent_timeout: float,
+        reserve: int,
+        events: EventLog,
+    ) -> None:
+        super().__init__(host, records, folder, events)
+        self._images = images
+        self._volumes = volumes
+        self._storage = StorageSources(images, volumes, FilesystemTemplates(folder.parent / "scratch"), boot.modules)
+        self._boot = boot
+        self._attachments = attachments
+        self._lives = lives
+        self._agent_timeout = agent_timeout
+        self._memory = HostMemory(host.hypervisor, reserve)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._maintenance = Maintenance(self._files_at_rest, lives)
+
+    def _start_again(self, record: ZoneRecord) -> LiveZone:
+        """Begins to start a zone that has ended."""
+        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
+        zone.again = True
+        self._records.update(
+            record.id, state=ZoneState.CREATING, reason="", exit_status=0, phases=(), boot_id=read_boot_id()
+        )
+
+        async def launch(stack: AsyncExitStack) -> None:
+            await self._maintenance.close(record.id)  # it has the scratch disk
+            await self._launch(zone, stack)
+
+        self._begin(zone, launch)
+        return zone
+
+    def _zone(self, spec: ZoneSpec, clock: PhaseClock) -> LiveZone:
+        return LiveZone(
+            self._host,
+            self._records,
+            spec,
+            self._zone_folder(spec.id),
+            clock,
+            storage=self._storage,
+            attachments=self._attachments,
+            memory=self._memory,
+            agent_timeout=self._agent_timeout,
+            lives=self._lives,
+        )
+
+    def _begin(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
+        self._live[zone.spec.id] = zone
+        task = self._lives.create_task(self._live_to_the_end(zone, prepare), name=f"zone {zone.spec.name}")
+        self._tasks[zone.spec.id] = task
+        return task
+
+    async def _live_to_the_end(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> None:
+        """The whole life of a zone; never raises, but for cancellation."""
+        failure: BaseException | None = None
+        result: ExitResult | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                await prepare(stack)
+                begun = {} if zone.taken_over else {"started_ns": time.time_ns(), "phases": zone.clock.all()}
+                self._records.update(zone.spec.id, state=ZoneState.RUNNING, **begun)
+                zone.launched.set_result(None)
+                result = await zone.until_end()
+        except asyncio.CancelledError as cancelled:
+            failure = cancelled
+        except ZonalError as error:
+            failure = error
+        except Exception as error:
+            log.exception("zone %s: a fault of zonald's", zone.spec.name)
+            failure = error
+        finally:
+            self._live.pop(zone.spec.id, None)
+            self._tasks.pop(zone.spec.id, None)
+        try:
+            self._conclude(zone, result, failure)
+        except Exception:
+            log.exception("zone %s: its end cannot be written down", zone.spec.name)
+        if isinstance(failure, asyncio.CancelledError):
+            raise failure
+
+    def _conclude(self, zone: LiveZone, result: ExitResult | None, failure: BaseException | None) -> None:
+        """Writes down how a zone ended and tells those who wait; everything it held is gone by now."""
+        if zone.leaving:
+            zone.ended.cancel()
+            zone.launched.cancel()
+            return
+        if isinstance(failure, ZoneFailedError):
+            failure = self._with_console(zone, failure)
+        if not zone.launched.done():
+            if zone.again:
+                status = failure.exit_status if isinstance(failure, ZonalError) else STATUS_REFUSED
+                with suppress(ZonalError):
+                    end = ExitResult(status, str(failure or "it could not be started"), zone.clock.all())
+                    self._note_end(self._records.get(zone.spec.id), end, crashed=False)
+            else:
+                self._forget(zone.spec.id)
+                self._remove_anonymous(zone.spec)
+            _settle(zone.launched, failure or RuntimeError("the launch ended without a word"))
+            zone.ended.cancel()
+            return
+        zone.audiences.end()
+        if result is not None and failure is not None:
+            log.error("zone %s: not all that it held could be given back: %r", zone.spec.name, failure)
+        if result is None:
+            reason = str(failure) or "zonald failed; its log says how"
+            end = ExitResult(STATUS_REFUSED, reason, zone.clock.all())
+        else:
+            end = ExitResult(result.status, result.reason, zone.clock.all())
+        with suppress(ZonalError):
+            self._note_end(self._records.get(zone.spec.id), end, crashed=result is None)
+        if not zone.kept and result is not None:
+            self._forget(zone.spec.id)
+            self._remove_anonymous(zone.spec)
+        if result is None and failure is not None:
+            _settle(zone.ended, failure)
+        else:
+            zone.ended.set_result(end)
+
+    async def _launch(self, zone: LiveZone, stack: AsyncExitStack) -> None:
+        spec = zone.spec
+        with zone.clock.phase("prepare"):
+            lease = self._images.use(spec.image_id, f"zone {spec.name}")
+            stack.callback(lease.release)
+            shares = any(mount.kind is MountKind.BIND for mount in spec.mounts)
+            boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
+        await zone.launch(stack, boot, lease.held.erofs)
+        self._events.emit("start", zone.spec)
+
+    def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
+        tail = quote_console(read_console(zone.folder)[-4096:])
+        if not tail:
+            return failure
+        failure.message = f"{failure.message}\nthe end of its console:\n{tail}"
+        return failure
+
+    def _note_end(self, record: ZoneRecord, end: ExitResult, *, crashed: bool) -> None:
+        if end.reason == OUT_OF_MEMORY:
+            self._events.emit("oom", record.spec)
+        self._events.emit("die", record.spec, exitCode=str(end.status))
+        self._records.update(
+            record.id,
+            state=ZoneState.CRASHED if crashed else ZoneState.EXITED,
+            exit_status=end.status,
+            reason=end.reason,
+            finished_ns=time.time_ns(),
+            domain_id=0,
+            addresses=(),
+            ports=(),
+            phases=end.phases or record.phases,
+        )
+
+    def _forget(self, zone_id: str) -> None:
+        with suppress(ZonalError):
+            self._events.emit("destroy", self._records.get(zone_id).spec)
+        self._records.remove(zone_id)
+        shutil.rmtree(self._zone_folder(zone_id), ignore_errors=True)
+
+    def _remove_anonymous(self, spec: ZoneSpec) -> None:
+        """Volumes that were made for the zone alone."""
+        for mount in spec.mounts:
+            if mount.anonymous:
+                try:
+                    self._volumes.remove(mount.source)
+                except ZonalError as error:
+                    log.info("zone %s: its volume stays: %s", spec.name, error)
+
+    @asynccontextmanager
+    async def _files_at_rest(self, record: ZoneRecord) -> AsyncGenerator[ContainerFiles]:
+        """Those of a zone that has ended, by a zone of their own."""
+        spec = record.spec
+        boot = await self._boot.boot_files(spec.kernel)
+        folder = self._zone_folder(record.id)
+        with self._images.use(spec.image_id, f"zone {spec.name}") as lease:
+            timeout = self._agent_timeout
+            image = lease.held.erofs
+            async with open_maintenance(self._host, self._memory, boot, spec, folder, image, timeout) as files:
+                yield files
+
+
+def _settle(future: asyncio.Future[None] | asyncio.Future[ExitResult], failure: BaseException) -> None:
+    if isinstance(failure, asyncio.CancelledError):
+        future.cancel()
+        return
+    future.set_exception(failure)
+    future.exception()  # nobody may be waiting, and that is no fault
+
+
+def read_boot_id() -> str:
+    """Of the host, another with each of its boots."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

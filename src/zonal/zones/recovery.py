@@ -1,0 +1,122 @@
+"""Zones after a restart of the daemon: taken over, undone where half made, or written down.
+
+A zone is recorded before anything is made for it, and its domain carries the zone's id as its handle; so whatever a
+killed daemon has left can be told apart, finished or undone by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from contextlib import AsyncExitStack
+
+from zonal.errors import ZonalError
+from zonal.shares.process import ShareServer
+from zonal.xen import domctl
+from zonal.xen.domain import HOST_ID, backed_domains, destroy_domain, domain_path, remove_from_store
+from zonal.xen.domctl import DomainInfo
+from zonal.zones.live_zone import LiveZone
+from zonal.zones.lives import ZoneLives, read_boot_id
+from zonal.zones.phases import PhaseClock
+from zonal.zones.spec import ExitResult, ZoneRecord, ZoneState
+
+log = logging.getLogger(__name__)
+
+log = logging.getLogger(__name__)
+
+GONE_STATUS = 255
+"""Exit status of a workload whose end nobody saw: that of docker for a container lost with its host."""
+
+
+class RecoveredZones(ZoneLives):
+    """All zones' lives, also those that another daemon began."""
+
+    async def take_back(self) -> None:
+        """After a start: zones that run are taken over, what was half made is undone, the rest is written down."""
+        domains = {info.handle: info for info in domctl.list_domains(self._host.hypervisor) if info.domain_id}
+        await self._attachments.recover(
+            [
+                record.id
+                for record in self._records.list()
+                if record.state in (ZoneState.RUNNING, ZoneState.STOPPING)
+                and (info := domains.get(LiveZone.domain_uuid(record.id).bytes)) is not None
+                and not info.dying
+            ]
+        )
+        for record in self._records.list():
+            info = domains.pop(LiveZone.domain_uuid(record.id).bytes, None)
+            try:
+                await self._take_back_one(record, info)
+            except ZonalError as error:
+                log.error("zone %s cannot be taken back: %s", record.name, error)
+        await self._remove_stale_directories()
+
+    async def leave(self) -> None:
+        """Lets go of all zones without touching them."""
+        self._maintenance.leave()
+        for zone in self._live.values():
+            zone.leaving = True
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _take_back_one(self, record: ZoneRecord, info: DomainInfo | None) -> None:
+        if record.state is ZoneState.CREATING or info is None or info.dying:
+            await ShareServer(self._zone_folder(record.id)).stop()  # it holds pages of the zone
+        if not record.state.alive:
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            return
+        if record.state is ZoneState.CREATING and record.started_ns:
+            # It was about to be started again: what it was before stays.
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            self._note_end(record, ExitResult(GONE_STATUS, "zonald ended while the zone was started"), crashed=True)
+            return
+        if record.state is ZoneState.CREATING:
+            # The client that asked for it has seen its call fail: nothing is to be left.
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            self._forget(record.id)
+            return
+        if info is None or info.dying:
+            if info is not None:
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            same = record.boot_id == read_boot_id()
+            reason = "its domain was gone when zonald started" if same else "the host was restarted"
+            self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
+            return
+        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
+        domain_id = zone.domain_id = info.domain_id
+        if info.paused:
+            zone.met.clear()
+            self._records.update(record.id, state=ZoneState.PAUSED)
+        port = await self._host.store.read_int(f"{domain_path(domain_id)}/console/port", 1, 1 << 20)
+        epoch = os.urandom(8).hex()
+        lease = self._images.use(record.spec.image_id, f"zone {record.name}")
+
+        async def take_over(stack: AsyncExitStack) -> None:
+            stack.callback(lease.release)
+            await zone.take_over(stack, domain_id, port, epoch, record.attached)
+            log.info("zone %s taken over, domain %d", record.name, domain_id)
+
+        self._begin(zone, take_over)
+
+    async def _remove_stale_directories(self) -> None:
+        """Directories in the store of zones whose domain is gone: what a kill between two steps can leave."""
+        store = self._host.store
+        # In this order: a domain that comes meanwhile is then alive.
+        named = {
+            int(name)
+            for name in await store.list("/local/domain")
+            if name.isdecimal() and await store.exists(f"/local/domain/{name}/zonal")
+        }
+        named |= await backed_domains(store)
+        alive = {info.domain_id for info in domctl.list_domains(self._host.hypervisor) if not info.dying}
+        for domain_id in named - alive - {HOST_ID}:
+            await remove_from_store(store, domain_id)
+        kept = {record.id for record in self._records.list()}
+        for path in self._folder.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
