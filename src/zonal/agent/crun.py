@@ -8,6 +8,7 @@ from zonal.agent.processes import SIGKILL, send_signal
 
 CRUN = "/usr/bin/crun"
 _MAX_LOG = 4096
+_SESSION_LOOKS = 50
 
 
 def command(log: str, *arguments: str) -> list[str]:
@@ -61,11 +62,38 @@ def signal_cgroup(cgroup: str, number: int) -> None:
         with open(f"{path}/cgroup.kill", "w") as file:  # the kernel's way leaves out no newborn
             file.write("1")
         return
-    for directory, _, _ in os.walk(path):
-        with open(f"{directory}/cgroup.procs") as file:
-            pids = [int(line) for line in file]
-        for pid in pids:
+    for pid in _processes(cgroup):
+        send_signal(pid, number)
+
+
+def signal_session(cgroup: str, leader: int, number: int) -> None:
+    """A signal to the processes of a session within a cgroup; crun makes the first process its leader.
+
+    Raises ``OSError``. A process that forks meanwhile may escape a first look, not for ever.
+    """
+    seen: set[int] = set()
+    for _ in range(_SESSION_LOOKS):
+        found = {pid for pid in _processes(cgroup) if pid not in seen and _session(pid) == leader}
+        if not found:
+            return
+        for pid in found:
             send_signal(pid, number)
+        seen |= found
+
+
+def _processes(cgroup: str) -> list[int]:
+    pids: list[int] = []
+    for directory, _, _ in os.walk(f"/sys/fs/cgroup{cgroup}"):
+        with open(f"{directory}/cgroup.procs") as file:
+            pids += [int(line) for line in file]
+    return pids
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _code(text: str) -> str:

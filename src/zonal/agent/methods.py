@@ -332,6 +332,8 @@ class Methods:
         try:
             if params.flag("all"):
                 crun.signal_cgroup(workload.cgroup, number)
+            elif workload.pid and params.flag("session"):
+                crun.signal_session(workload.cgroup, workload.pid, number)
             elif workload.pid:
                 send_signal(workload.pid, number)
         except OSError as error:

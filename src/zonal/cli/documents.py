@@ -10,8 +10,11 @@ from typing import Any
 
 from zonal.api import control_pb2 as pb
 from zonal.cli.networks import port_document
+from zonal.cli.policies import show_check, show_health, show_policy
 from zonal.cli.runtime_document import runtime_config, runtime_host_config
 from zonal.errors import InvalidInputError
+
+_HEALTH = ("starting", "healthy", "unhealthy", "none")
 
 
 def state_name(state: pb.ZoneState) -> str:
@@ -48,6 +51,8 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "mac": zone.mac,
         "ports": [port_document(port) for port in zone.ports],
         "labels": dict(sorted(zone.labels.items())),
+        "restart_count": zone.restart_count,
+        "health": zone.health.status or None,
         "phases": [{"name": p.name, "begin_ns": p.begin_ns, "end_ns": p.end_ns} for p in zone.phases],
     }
 
@@ -58,10 +63,12 @@ def parse_filters(texts: Iterable[str]) -> dict[str, set[str]]:
     for text in texts:
         name, equals, value = text.partition("=")
         name = "image" if name == "ancestor" else name
-        if not equals or not value or name not in ("id", "name", "image", "status", "exited", "label"):
+        if not equals or not value or name not in ("id", "name", "image", "status", "exited", "label", "health"):
             raise InvalidInputError(
-                f"the filter {text!r} is unknown", hint="id=…, name=…, image=…, status=…, exited=… or label=…"
+                f"the filter {text!r} is unknown", hint="id=…, name=…, image=…, status=…, exited=…, label=… or health=…"
             )
+        if name == "health" and value not in _HEALTH:
+            raise InvalidInputError(f"there is no health {value!r}", hint=", ".join(_HEALTH))
         wanted.setdefault(name, set()).add(value)
     return wanted
 
@@ -77,6 +84,7 @@ def passes(zone: pb.Zone, wanted: Mapping[str, set[str]]) -> bool:
         "status": lambda value: value == state or (value == "exited" and ended),
         "exited": lambda value: ended and value == str(zone.exit_status),
         "label": lambda value: _has_label(zone, value),
+        "health": lambda value: value == (zone.health.status or "none"),
     }
     # As docker has it: of several labels all are wanted, of all else one.
     return all((all if name == "label" else any)(map(tests[name], values)) for name, values in wanted.items())
@@ -100,18 +108,20 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
         "Args": list(zone.command[1:]),
         "State": {
             "Status": "exited" if state == "crashed" else state,
-            "Running": state in ("running", "paused", "stopping"),
+            "Running": state in ("running", "paused", "stopping", "restarting"),
             "Paused": state == "paused",
-            "Restarting": False,
+            "Restarting": state == "restarting",
             "OOMKilled": zone.reason == "out of memory",
             "Dead": state == "crashed",
             "ExitCode": zone.exit_status,
             "Error": zone.reason,
             "StartedAt": time_text(zone.started_ns) or never,
             "FinishedAt": time_text(zone.finished_ns) or never,
+            **({"Health": show_health(zone.health)} if zone.HasField("health") else {}),
         },
         "Image": zone.image_id,
         "Name": zone.name,
+        "RestartCount": zone.restart_count,
         "HostConfig": {
             # Docker's limit and reservation: what it may have, and what it has in any case.
             "Memory": max(zone.memory_bytes, resources.memory_max_bytes),
@@ -119,6 +129,7 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
             or (zone.memory_bytes if resources.memory_max_bytes > zone.memory_bytes else 0),
             "CpuShares": 4 * resources.cpu_weight,
             "CpusetCpus": resources.cpuset_cpus,
+            "RestartPolicy": show_policy(config.restart),
             "NanoCpus": zone.cpus * 1_000_000_000,
             "AutoRemove": config.remove,
             "ReadonlyRootfs": config.read_only,
@@ -147,6 +158,7 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
             "WorkingDir": config.working_directory,
             "StopSignal": config.stop_signal,
             **runtime_config(zone),
+            **({"Healthcheck": show_check(config.health)} if config.HasField("health") else {}),
         },
         "NetworkSettings": {
             "Ports": _port_map(zone.ports),

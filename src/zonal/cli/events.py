@@ -84,7 +84,7 @@ def is_wanted(event: pb.Event, wanted: dict[str, set[str]]) -> bool:
     """Whether it fulfils one filter of each name."""
     zones = wanted.get("zone")
     return (
-        (not (actions := wanted.get("event")) or event.action in actions)
+        (not (actions := wanted.get("event")) or not actions.isdisjoint({event.action, event.action.partition(":")[0]}))
         and (not (images := wanted.get("image")) or not images.isdisjoint({event.image, _without_tag(event.image)}))
         and (not zones or event.name in zones or any(event.zone_id.startswith(zone) for zone in zones))
     )

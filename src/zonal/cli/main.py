@@ -29,7 +29,7 @@ _COMMANDS = {
     "pause": ("zonal.cli.verbs:pause", "Hold zones as they are (zone pause)."),
     "unpause": ("zonal.cli.verbs:unpause", "Let them go on (zone unpause)."),
     "rename": ("zonal.cli.verbs:rename", "Give a zone another name (zone rename)."),
-    "update": ("zonal.cli.update:update", "Change what zones have of memory and CPUs."),
+    "update": ("zonal.cli.update:update", "Change zones that are there."),
     "wait": ("zonal.cli.zone:wait", "Wait for zones' ends (zone wait)."),
     "inspect": ("zonal.cli.zone:inspect", "Show all that is known of zones (zone inspect)."),
     "stats": ("zonal.cli.measures:stats", "Show what zones use (zone stats)."),

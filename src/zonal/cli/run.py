@@ -19,6 +19,7 @@ from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
 from zonal.cli.labels import id_file
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
+from zonal.cli.policies import policy_options, set_policies, take_policies
 from zonal.cli.published import published
 from zonal.cli.registry import tls_option
 from zonal.cli.resources import MAX_CPUS, parse_resources, resource_options
@@ -90,6 +91,7 @@ class _RunCommand(click.Command):
 @tls_option
 @mount_options
 @network_options
+@policy_options
 @click.option("--storage-size", default="", metavar="SIZE", help="Of the disk for what is written; 10G by default.")
 @click.option("--read-only", is_flag=True, help="No writing to the image's files.")
 @click.option("--stop-signal", default="", metavar="SIGNAL", help="Instead of the image's, or SIGTERM.")
@@ -154,6 +156,7 @@ def run(
     _check_unicode([*volumes, *mounts, *memory_mounts, *devices])
     wanted_mounts = parse_mounts(volumes, mounts, memory_mounts, devices)
     _check_unicode([image, name, hostname, workdir, user, entrypoint or "", stop_signal, *variables, *command])
+    policies = take_policies(more)
     from zonal.api import control_pb2 as pb
 
     spec = pb.RunSpec(
@@ -179,6 +182,7 @@ def run(
         resources=parse_resources(more),
         network=parse_network(**more),
     )
+    set_policies(spec, **policies)
     set_log_options(spec, log_options)
     add_runtime(spec, runtime)
     from zonal.cli.attach import run_attached

@@ -1,4 +1,4 @@
-"""``zonal update``: what zones may have of memory and CPUs, while they run."""
+"""``zonal update``: what zones are to be is changed while they are there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.each import each
+from zonal.cli.policies import parse_restart
 from zonal.cli.resources import MAX_CPUS, parse_memory, parse_resources, resource_options
 
 
 @click.command("update")
+@click.option("--restart", default="", metavar="POLICY", help="no, on-failure[:N], always or unless-stopped.")
 @click.option("-m", "--memory", metavar="SIZE", help="That it has in any case.")
 @click.option("--cpus", type=click.IntRange(1, MAX_CPUS), help="That are online.")
 @resource_options
@@ -19,9 +21,15 @@ from zonal.cli.resources import MAX_CPUS, parse_memory, parse_resources, resourc
 @host_option
 @lab_option
 def update(
-    memory: str | None, cpus: int | None, zones: tuple[str, ...], host: str | None, lab: str | None, **resources: Any
+    restart: str,
+    memory: str | None,
+    cpus: int | None,
+    zones: tuple[str, ...],
+    host: str | None,
+    lab: str | None,
+    **resources: Any,
 ) -> None:
-    """Change what zones may have of memory and CPUs: at once if they run, and for their next start."""
+    """Change zones: at once if they run, and for their next start."""
     from zonal.api import control_pb2 as pb
 
     wanted = parse_resources(resources)
@@ -29,10 +37,13 @@ def update(
         wanted.memory_bytes = size
     if cpus is not None:
         wanted.cpus = cpus
+    policy = parse_restart(restart) if restart else None
     with zonald(host, lab) as control:
         each(
             zones,
             lambda ref: control.call(
-                "UpdateZone", pb.UpdateZoneRequest(zone=ref, resources=wanted), pb.UpdateZoneReply
+                "UpdateZone",
+                pb.UpdateZoneRequest(zone=ref, restart=policy, resources=wanted),
+                pb.UpdateZoneReply,
             ),
         )

@@ -8,6 +8,7 @@ import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.each import each
+from zonal.cli.errors import warn
 from zonal.cli.exec import attach_command, exec_command
 from zonal.cli.format import parse_time, shorten, show_age, show_size, show_table
 from zonal.cli.measures import stats, top
@@ -15,6 +16,7 @@ from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import show_port
 from zonal.cli.published import forget_ended
 from zonal.cli.timeline import timeline
+from zonal.cli.update import update
 from zonal.cli.verbs import pause, rename, restart_zones, start_zones, unpause
 from zonal.errors import InvalidInputError
 
@@ -36,7 +38,9 @@ def zone() -> None:
 @click.option("-a", "--all", "all_zones", is_flag=True, help="Also those that have ended.")
 @click.option("-n", "--last", type=click.IntRange(1), metavar="N", help="The last N that were made, also ended ones.")
 @click.option("-l", "--latest", is_flag=True, help="The last one.")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="id, name, image, status, exited.")
+@click.option(
+    "-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="id, name, image, status, exited, health."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -190,7 +194,14 @@ def wait(zones: tuple[str, ...], host: str | None, lab: str | None) -> None:
     from zonal.api import control_pb2 as pb
 
     with zonald(host, lab) as control:
-        each(zones, lambda ref: control.call("WaitZone", pb.ZoneRef(zone=ref), pb.WaitZoneReply).status)
+
+        def wait_for(ref: str) -> int:
+            ended = control.call("WaitZone", pb.ZoneRef(zone=ref), pb.WaitZoneReply)
+            if ended.reason:
+                warn(f"{ref}: {ended.reason}")
+            return ended.status
+
+        each(zones, wait_for)
 
 
 @zone.command("rm")
@@ -255,7 +266,7 @@ def unmount(ref: str, targets: tuple[str, ...], host: str | None, lab: str | Non
             control.call("UnmountInZone", pb.UnmountInZoneRequest(zone=ref, target=target), pb.UnmountInZoneReply)
 
 
-for each_command in (start_zones, restart_zones, pause, unpause, rename, top, stats):
+for each_command in (start_zones, restart_zones, pause, unpause, rename, update, top, stats):
     zone.add_command(each_command)
 zone.add_command(exec_command)
 zone.add_command(attach_command)
@@ -294,6 +305,7 @@ def _memory(item: pb.Zone) -> str:
 
 def _status(item: pb.Zone) -> str:
     from zonal.cli.documents import state_name
+    from zonal.cli.policies import health_words
 
     state = state_name(item.state)
     if state == "exited":
@@ -302,5 +314,7 @@ def _status(item: pb.Zone) -> str:
         return f"crashed {show_age(item.finished_ns)}"
     if state in ("running", "paused"):
         paused = " (paused)" if state == "paused" else ""
-        return f"up since {show_age(item.started_ns).removesuffix(' ago')}{paused}"
+        return f"up since {show_age(item.started_ns).removesuffix(' ago')}{paused}{health_words(item)}"
+    if state == "restarting":
+        return f"restarting ({item.exit_status}) {show_age(item.finished_ns)}"
     return state

@@ -14,11 +14,11 @@ from zonal.daemon.kernels import KernelCalls
 from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.networks import NetworkCalls
 from zonal.daemon.registries import RegistryCalls
-from zonal.daemon.resources import UpdateCall
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
 from zonal.daemon.services import HostService, ImageService, KernelService, NetworkService, VolumeService
 from zonal.daemon.timeline import TimelineCall
+from zonal.daemon.update import UpdateCall
 from zonal.daemon.uploads import ImageCalls
 from zonal.daemon.usage import UsageCall
 from zonal.daemon.verbs import VerbCalls

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zonal.api import control_pb2 as pb
+from zonal.daemon.policies import check_message, health_message
 from zonal.daemon.resources import resources_message
 from zonal.daemon.runtime_spec import runtime_message
 from zonal.network.ports import Port
@@ -15,6 +16,7 @@ _STATES = {
     ZoneState.CREATING: pb.ZONE_STATE_CREATING,
     ZoneState.RUNNING: pb.ZONE_STATE_RUNNING,
     ZoneState.PAUSED: pb.ZONE_STATE_PAUSED,
+    ZoneState.RESTARTING: pb.ZONE_STATE_RESTARTING,
     ZoneState.STOPPING: pb.ZONE_STATE_STOPPING,
     ZoneState.EXITED: pb.ZONE_STATE_EXITED,
     ZoneState.CRASHED: pb.ZONE_STATE_CRASHED,
@@ -52,6 +54,8 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         ports=[port_message(port) for port in record.ports or spec.network.ports],
         hostname=spec.hostname,
         labels=dict(spec.labels),
+        restart_count=record.restarts.count,
+        health=health_message(record.health) if record.health else None,
     )
 
 
@@ -78,6 +82,8 @@ def config_message(spec: ZoneSpec) -> pb.ZoneConfig:
         runtime=runtime_message(spec.runtime),
         stop_timeout_seconds=spec.stop_timeout,
         exposed_ports=spec.exposed_ports,
+        restart=pb.RestartPolicy(name=spec.restart.kind, maximum_retries=spec.restart.max_retries),
+        health=check_message(spec.health) if spec.health else None,
     )
 
 

@@ -1,12 +1,9 @@
-"""What zones may have of memory and CPUs: from and to the messages of the control API, and the call that changes it."""
+"""What zones may have of memory and CPUs: from and to the messages of the control API."""
 
 from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
-from zonal.daemon.rpc import Context
-from zonal.errors import InvalidInputError
 from zonal.zones.resources import ResourceChange, Resources
-from zonal.zones.spec import ZoneService
 
 # Fields of the message, and of ours.
 _FIELDS = {
@@ -36,19 +33,3 @@ def resource_change(message: pb.Resources) -> ResourceChange:
 def resources_message(resources: Resources) -> pb.Resources:
     """All of it."""
     return pb.Resources(**{name: getattr(resources, ours) for name, ours in _FIELDS.items()})
-
-
-class UpdateCall:
-    """The call that changes a zone."""
-
-    def __init__(self, zones: ZoneService) -> None:
-        self._zones = zones
-
-    async def __call__(self, request: pb.UpdateZoneRequest, _context: Context) -> pb.UpdateZoneReply:
-        """At once, and for its next start."""
-        record = await self._zones.find(request.zone)
-        change = resource_change(request.resources)
-        if change == ResourceChange():
-            raise InvalidInputError("nothing is to be changed", hint="such as --memory-max 1G; see zonal update --help")
-        await self._zones.update(record.id, change)
-        return pb.UpdateZoneReply()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
 from zonal.daemon.labels import checked_labels, checked_ports
+from zonal.daemon.policies import resolve_health, resolve_restart
 from zonal.daemon.resources import run_resources
 from zonal.daemon.runtime_spec import resolve_runtime
 from zonal.daemon.services import ImageFinder
@@ -76,6 +77,8 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         labels=checked_labels(config.labels, request.labels),
         stop_timeout=_stop_timeout(request),
         exposed_ports=checked_ports(config.exposed_ports, request.exposed_ports),
+        restart=resolve_restart(request.restart, remove=request.remove),
+        health=resolve_health(request.health, config.health),
     )
 
 

@@ -19,7 +19,9 @@ class UsageCall:
     async def __call__(self, _request: pb.DiskUsageRequest, _context: Context) -> pb.DiskUsageReply:
         """All three, in that order."""
         images = self._images.usage()
-        zones = [(record.state.alive, await self._zones.disk_usage(record.id)) for record in await self._zones.list()]
+        zones = [
+            (not record.state.at_rest, await self._zones.disk_usage(record.id)) for record in await self._zones.list()
+        ]
         volumes = [(bool(self._volumes.users(volume.name)), volume.used) for volume in self._volumes.list()]
         first = pb.DiskUsage(
             kind="images",

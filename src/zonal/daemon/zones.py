@@ -6,6 +6,7 @@ from zonal.api import control_pb2 as pb
 from zonal.daemon.attending import MAX_CHUNK, checked_signal
 from zonal.daemon.messages import config_message, zone_message
 from zonal.daemon.mount_spec import Mounts
+from zonal.daemon.policies import probe_messages
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import MAX_STOP_TIMEOUT
 from zonal.errors import InvalidInputError
@@ -24,13 +25,15 @@ class ZoneCalls:
     async def list(self, request: pb.ListZonesRequest, _context: Context) -> pb.ListZonesReply:
         """Those alive, or all."""
         records = await self._zones.list()
-        return pb.ListZonesReply(zones=[zone_message(r) for r in records if request.all or r.state.alive])
+        return pb.ListZonesReply(zones=[zone_message(r) for r in records if request.all or not r.state.at_rest])
 
     async def inspect(self, request: pb.ZoneRef, _context: Context) -> pb.Zone:
         """One zone."""
         record = await self._zones.find(request.zone)
         found = zone_message(record)
         found.config.CopyFrom(config_message(record.spec))
+        if record.health:
+            found.health.log.extend(probe_messages(record.health))
         return found
 
     async def stop(self, request: pb.StopZoneRequest, _context: Context) -> pb.StopZoneReply:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from zonal.errors import InvalidInputError
 from zonal.images.documents import Node, read_object
+from zonal.images.healthcheck import HealthCheck, parse_healthcheck
 
 PLATFORM: Final = "linux/amd64"
 """The only one that a zone can run."""
@@ -45,6 +46,7 @@ class ImageConfig:
     """Wall clock, ns since the epoch; 0 when the image does not say."""
     diff_ids: tuple[str, ...] = ()
     """Digest of each layer's uncompressed tar, the lowest first."""
+    health: HealthCheck | None = None
 
 
 def parse_config(document: bytes, label: str) -> ImageConfig:
@@ -186,6 +188,7 @@ def _settings(config: Node, created_ns: int, diff_ids: tuple[str, ...]) -> Image
         labels=config.table("Labels"),
         created_ns=created_ns,
         diff_ids=diff_ids,
+        health=parse_healthcheck(config),
     )
 
 

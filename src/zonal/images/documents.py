@@ -57,6 +57,15 @@ class Node:
             raise self.refuse(key, "is not a number of bytes")
         return value
 
+    def number(self, key: str) -> int:
+        """A whole number that is not negative; 0 when it is absent or null."""
+        value = self._value.get(key)
+        if value is None:
+            return 0
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+            raise self.refuse(key, "is not a whole number from 0 to 2^63")
+        return value
+
     def digest(self, key: str) -> str:
         """``sha256:`` and 64 hexadecimal digits."""
         return self._digest(key, self._value.get(key))

@@ -49,7 +49,7 @@ class _Prepared:
 
 
 class BootFileStore:
-    """Prepares what zones boot; see ``zonal.zones.lifecycle.BootSource``."""
+    """Prepares what zones boot; see ``zonal.zones.lives.BootSource``."""
 
     def __init__(self, kernels: KernelStore, folder: Path) -> None:
         """``folder``: where system images are kept."""

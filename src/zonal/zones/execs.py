@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 60.0
 SIGKILL = 9
+EXEC, PROBE = "exec", "probe"
+"""Kinds of them, which their names begin with: those of users, and those that ask after a workload's health."""
 DRAIN_TIMEOUT = 2.0
 """Seconds without output after a process's end, after which what still holds its output open is cut off."""
 FINISH_TIMEOUT = 20.0
@@ -102,6 +104,10 @@ class ExecProcess:
         """See ``RunningProcess``."""
         return await asyncio.shield(self.ended)
 
+    async def kill_all(self) -> None:
+        """Kills it and what it has started, but for what is in a session of its own (setsid(2))."""
+        await self._call("signal", {"id": self.name, "signal": SIGKILL, "session": True})
+
     async def detach(self) -> None:
         """See ``RunningProcess``."""
         self.audience.leave()
@@ -141,14 +147,19 @@ class Execs:
             raise NotFoundError(f"zone {self._zone.name} has no further process {exec_id!r}", hint="it may have ended")
         return self._running[exec_id]
 
-    async def start(self, session: Session, spec: ExecSpec) -> ExecProcess:
-        """Starts one; see ``ZoneService.exec``. A caller that gives up leaves it running."""
+    @property
+    def closed(self) -> bool:
+        """Whether the container has ended."""
+        return self._closed
+
+    async def start(self, session: Session, spec: ExecSpec, kind: str = EXEC) -> ExecProcess:
+        """Starts one; see ``ZoneService.exec``. A caller that gives up leaves it running, if it is no probe."""
         if self._closed:
             raise WrongStateError(f"zone {self._zone.name} is about to end")
         description = exec_process(self._zone, spec)
         first = _FIRST_STREAM + 3 * secrets.randbelow(_STREAMS)
         numbers = _Numbers(first if spec.stdin else 0, first + 1, 0 if spec.terminal else first + 2)
-        name = f"exec-{secrets.token_hex(8)}"
+        name = f"{kind}-{secrets.token_hex(8)}"
         session.expect_workload(name)
         outputs: list[tuple[Literal[1, 2], OutputReader]] = [(1, session.open_output(numbers.stdout))]
         if numbers.stderr:
@@ -179,7 +190,7 @@ class Execs:
         return process
 
     def take_over(self, session: Session, workloads: Iterable[WorkloadState]) -> None:
-        """Clears away what an earlier daemon has started, once it has ended."""
+        """Clears away what an earlier daemon has started, once it has ended; its probes are killed."""
         for workload in workloads:
             if workload.name == self._container:
                 continue
@@ -223,6 +234,8 @@ class Execs:
         try:
             if params is not None:
                 await self._start(session, process, params)
+            elif process.name.startswith(PROBE):
+                await process.kill_all()
             end = await self._carry(session, process)
             process.ended.set_result(ExitResult(end.shell_status))
             process.audience.end()

@@ -23,8 +23,9 @@ from zonal.zones.paths import Change, PathInfo
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.recovery import RecoveredZones
+from zonal.zones.restart import RestartKind, check_restart, stops
 from zonal.zones.running import AttachedZone
-from zonal.zones.spec import ExitResult, HostInfo, ZoneRecord, ZoneSpec, ZoneState
+from zonal.zones.spec import ExitResult, HostInfo, ZoneRecord, ZoneSpec, ZoneState, ZoneUpdate
 from zonal.zones.state import ZoneStore
 
 
@@ -125,6 +126,14 @@ class ZoneManager(RecoveredZones):
         """See ``ZoneService``."""
         record = self._records.find(ref)
         zone = self._live.get(record.id)
+        if self._rest(record):
+            self._events.emit("stop", record.spec)
+            return self._records.get(record.id)
+        if zone is not None and zone.again and not zone.launched.done():
+            # Its policy may start it over and over: whoever wants it to stop is not to have to hit the right moment.
+            zone.mark_stopped()
+            await asyncio.wait([zone.launched])
+            record, zone = self._records.get(record.id), self._live.get(record.id)
         if zone is None or record.state is ZoneState.CREATING:
             if record.state.alive:
                 raise WrongStateError(f"zone {record.name} is {record.state}", hint="try again when it runs")
@@ -136,11 +145,36 @@ class ZoneManager(RecoveredZones):
         if self._live.get(record.id) is not zone:
             return self._records.get(record.id)
         self._records.update(record.id, state=ZoneState.STOPPING)
+        zone.mark_stopped()
         await zone.stop(record.spec.stop_signal, timeout)
         self._events.emit("stop", record.spec)
         with suppress(ZonalError):
             return self._records.get(record.id)
         return record  # it was run with --rm
+
+    async def kill(self, ref: str, signal: int, exec_id: str = "") -> None:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        if not exec_id and stops(signal, record.spec.stop_signal) and self._rest(record):
+            self._events.emit("kill", record.spec, signal=str(signal))
+        else:
+            await super().kill(record.id, signal, exec_id)
+
+    async def update(self, ref: str, change: ZoneUpdate) -> ZoneRecord:
+        """See ``ZoneService``."""
+        record = self._records.find(ref)
+        told: dict[str, str] = {}
+        if change.restart is not None:
+            check_restart(change.restart, remove=record.spec.remove)
+            told["restart"] = str(change.restart)
+        if change.resources is not None:
+            await self._change_resources(record, change.resources)
+        if change.restart is not None:
+            self._records.change_spec(record.id, restart=change.restart)
+            if change.restart.kind is RestartKind.NO:
+                self._rest(self._records.get(record.id))
+        self._events.emit("update", record.spec, **told)
+        return self._records.get(record.id)
 
     async def wait(self, ref: str) -> ExitResult:
         """See ``ZoneService``."""
@@ -194,12 +228,14 @@ class ZoneManager(RecoveredZones):
         """See ``ZoneService``."""
         record = self._records.find(ref)
         zone = self._live.get(record.id)
+        if (zone is not None or record.state is ZoneState.RESTARTING) and not force:
+            raise WrongStateError(
+                f"zone {record.name} is {record.state}",
+                hint=f"stop it first: zonal zone stop {record.name}, or use -f",
+            )
+        self._rest(record)
         if zone is not None:
-            if not force:
-                raise WrongStateError(
-                    f"zone {record.name} is {record.state}",
-                    hint=f"stop it first: zonal zone stop {record.name}, or use -f",
-                )
+            zone.mark_stopped()
             life = self._tasks[record.id]
             if record.state is ZoneState.PAUSED and zone.launched.done():
                 await self.unpause(record.id)

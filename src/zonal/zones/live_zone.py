@@ -20,6 +20,7 @@ from zonal.errors import (
     CommandNotFoundError,
     DeadlineError,
     InvalidInputError,
+    NotFoundError,
     UnavailableError,
     WrongStateError,
     ZonalError,
@@ -38,7 +39,7 @@ from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain
 from zonal.xen.domctl import DomainLimits
 from zonal.zones.audience import Audiences
 from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
-from zonal.zones.execs import ExecProcess, Execs
+from zonal.zones.execs import PROBE, ExecProcess, Execs
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
 from zonal.zones.mounts import Attached, Mount
@@ -49,6 +50,7 @@ from zonal.zones.output_log import OutputLog
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.resources import Resources
+from zonal.zones.restart import stops
 from zonal.zones.runtime_options import Namespaces
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
 from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
@@ -135,11 +137,18 @@ class LiveZone:
         """Whether an earlier daemon has launched it."""
         self.again = False
         """Whether it was there before, and stays when it cannot be started."""
+        self.by_policy = False
+        """Whether it is its policy that starts it."""
         self.kept = not spec.remove
         """Whether it stays when it has ended."""
         self.met = asyncio.Event()
         """Cleared while it is paused and its agent not yet met."""
         self.met.set()
+        self.going = asyncio.Event()
+        """Cleared while it is paused."""
+        self.going.set()
+        self.pauses = 0
+        """How often it was paused."""
         self.doom = ""
         """Why somebody had the domain destroyed; empty if nobody did."""
         self._host = host
@@ -284,12 +293,24 @@ class LiveZone:
         return exit_
 
     async def signal(self, number: int) -> None:
-        """Sends a signal to the workload's first process; to all of them when it is SIGKILL."""
+        """Sends a signal to the workload's first process, by hand; to all of them when it is SIGKILL."""
+        if stops(number, self.spec.stop_signal):
+            self.mark_stopped()
         await self._call("signal", {"id": WORKLOAD, "signal": number, "all": number == SIGKILL})
 
     async def exec(self, spec: ExecSpec) -> ExecProcess:
         """Starts a further process in the container; see ``Execs.start``."""
         return await self.execs.start(self._running_session(), spec)
+
+    async def probe(self, command: tuple[str, ...]) -> ExecProcess:
+        """The same for a probe of its health, which the next daemon kills if this one does not see its end."""
+        return await self.execs.start(self._running_session(), ExecSpec(command), PROBE)
+
+    def mark_stopped(self) -> None:
+        """Its end is somebody's wish, and no policy is to undo it."""
+        with suppress(NotFoundError):
+            record = self._records.get(self.spec.id)
+            self._records.update(record.id, restarts=replace(record.restarts, by_hand=True))
 
     def pause(self) -> None:
         """Stops the domain; doing so again changes nothing."""
@@ -298,6 +319,8 @@ class LiveZone:
             raise WrongStateError(f"zone {self.spec.name} does not run")
         if not info.paused:
             domctl.pause_domain(self._host.hypervisor, self.domain_id)
+        self.going.clear()
+        self.pauses += 1
 
     def unpause(self) -> None:
         """Lets the domain go on, if it was stopped."""
@@ -305,6 +328,7 @@ class LiveZone:
         if info is not None and info.paused:
             domctl.unpause_domain(self._host.hypervisor, self.domain_id)
         self.met.set()
+        self.going.set()
 
     def rename(self, name: str) -> None:
         """For messages from now on."""
@@ -346,6 +370,7 @@ class LiveZone:
 
     async def destroy(self, why: str) -> None:
         """Destroys the domain under a running workload; returns when the zone is gone."""
+        self.mark_stopped()
         self.doom = self.doom or why
         domctl.destroy_domain(self._host.hypervisor, self.domain_id)
         await self.gone()
@@ -368,6 +393,11 @@ class LiveZone:
     def outlived(self) -> bool:
         """Whether it may have written to what stays when it is removed."""
         return self._storage.outlived
+
+    @property
+    def ending(self) -> bool:
+        """Whether its workload has ended."""
+        return self.execs.closed or self.ended.done()
 
     async def gone(self) -> None:
         """Until the zone has ended, however it did."""

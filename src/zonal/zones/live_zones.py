@@ -99,14 +99,12 @@ class LiveZones:
             if zone.domain_id:
                 await self._host.store.write(f"{domain_path(zone.domain_id)}/name", name)
 
-    async def update(self, ref: str, change: ResourceChange) -> None:
-        """See ``ZoneService``."""
-        record = self._records.find(ref)
+    async def _change_resources(self, record: ZoneRecord, change: ResourceChange) -> None:
+        """At once if it runs, and for its next start."""
         wanted = change.of(record.spec.resources)
         if record.state.alive:
             await self._unpaused(record).change_resources(wanted)
-        self._records.change_resources(record.id, wanted)
-        self._events.emit("update", record.spec)
+        self._records.change_spec(record.id, resources=wanted)
 
     async def statistics(self, ref: str) -> ZoneStatistics:
         """See ``ZoneService``."""

@@ -8,8 +8,10 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from zonal.errors import ZonalError, ZoneFailedError
 from zonal.images.store import ImageStore
@@ -18,6 +20,8 @@ from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
 from zonal.xen.console_log import quote_console
 from zonal.zones.events import EventLog
+from zonal.zones.health import Health, HealthStatus
+from zonal.zones.health_monitor import HealthMonitor
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
 from zonal.zones.live_zone import OUT_OF_MEMORY, STATUS_REFUSED, BootFiles, LiveZone
@@ -26,6 +30,8 @@ from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import MountKind
 from zonal.zones.phases import PhaseClock
 from zonal.zones.programs import ContainerFiles
+from zonal.zones.restart import NO_RESTART, NO_RESTARTS_YET, Restarts, after_end
+from zonal.zones.restarting import Restarting
 from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
 from zonal.zones.spec import ExitResult, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
@@ -78,14 +84,17 @@ class ZoneLives(LiveZones):
         self._memory = HostMemory(host.hypervisor, reserve)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._maintenance = Maintenance(self._files_at_rest, lives)
+        self._restarting = Restarting(lives, images, records, events, partial(self._start_again, by_policy=True))
 
-    def _start_again(self, record: ZoneRecord) -> LiveZone:
-        """Begins to start a zone that has ended."""
+    def _start_again(self, record: ZoneRecord, *, by_policy: bool = False) -> LiveZone:
+        """Begins to start a zone that has ended, or that waits for its restart."""
+        self._restarting.cancel(record.id)
         zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
         zone.again = True
-        self._records.update(
-            record.id, state=ZoneState.CREATING, reason="", exit_status=0, phases=(), boot_id=read_boot_id()
-        )
+        zone.by_policy = by_policy
+        restarts = record.restarts if by_policy else NO_RESTARTS_YET
+        changes = {"state": ZoneState.CREATING, "reason": "", "exit_status": 0, "phases": (), "restarts": restarts}
+        self._records.update(record.id, **changes, health=None, boot_id=read_boot_id())
 
         async def launch(stack: AsyncExitStack) -> None:
             await self._maintenance.close(record.id)  # it has the scratch disk
@@ -121,10 +130,10 @@ class ZoneLives(LiveZones):
         try:
             async with AsyncExitStack() as stack:
                 await prepare(stack)
-                begun = {} if zone.taken_over else {"started_ns": time.time_ns(), "phases": zone.clock.all()}
-                self._records.update(zone.spec.id, state=ZoneState.RUNNING, **begun)
+                self._records.update(zone.spec.id, state=ZoneState.RUNNING, **self._begun(zone))
                 zone.launched.set_result(None)
-                result = await zone.until_end()
+                async with self._health_asked(zone):
+                    result = await zone.until_end()
         except asyncio.CancelledError as cancelled:
             failure = cancelled
         except ZonalError as error:
@@ -142,6 +151,29 @@ class ZoneLives(LiveZones):
         if isinstance(failure, asyncio.CancelledError):
             raise failure
 
+    @staticmethod
+    def _begun(zone: LiveZone) -> dict[str, Any]:
+        """What its record is to say from its start on; of one that was taken over it is known already."""
+        if zone.taken_over:
+            return {}
+        health = Health() if zone.spec.health else None
+        return {"started_ns": time.time_ns(), "phases": zone.clock.all(), "health": health}
+
+    @asynccontextmanager
+    async def _health_asked(self, zone: LiveZone) -> AsyncGenerator[None]:
+        """Within the block its health is asked after, if that is wanted."""
+        check = zone.spec.health
+        if check is None:
+            yield
+            return
+        monitor = HealthMonitor(zone, check, self._records, self._events)
+        asking = self._lives.create_task(monitor.run(), name=f"health of {zone.spec.name}")
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+
     def _conclude(self, zone: LiveZone, result: ExitResult | None, failure: BaseException | None) -> None:
         """Writes down how a zone ended and tells those who wait; everything it held is gone by now."""
         if zone.leaving:
@@ -150,12 +182,15 @@ class ZoneLives(LiveZones):
             return
         if isinstance(failure, ZoneFailedError):
             failure = self._with_console(zone, failure)
-        if not zone.launched.done():
+        if not zone.launched.done() and not zone.taken_over:
             if zone.again:
                 status = failure.exit_status if isinstance(failure, ZonalError) else STATUS_REFUSED
                 with suppress(ZonalError):
+                    record = self._records.get(zone.spec.id)
                     end = ExitResult(status, str(failure or "it could not be started"), zone.clock.all())
-                    self._note_end(self._records.get(zone.spec.id), end, crashed=False)
+                    policy = record.spec.restart if zone.by_policy else NO_RESTART
+                    due = after_end(policy, record.restarts, status=status, ran_ns=0)
+                    self._note_end(record, end, crashed=False, due=due)
             else:
                 self._forget(zone.spec.id)
                 self._remove_anonymous(zone.spec)
@@ -170,11 +205,17 @@ class ZoneLives(LiveZones):
             end = ExitResult(STATUS_REFUSED, reason, zone.clock.all())
         else:
             end = ExitResult(result.status, result.reason, zone.clock.all())
+        crashed = result is None
         with suppress(ZonalError):
-            self._note_end(self._records.get(zone.spec.id), end, crashed=result is None)
+            record = self._records.get(zone.spec.id)
+            ran_ns = time.time_ns() - record.started_ns
+            due = after_end(record.spec.restart, record.restarts, status=end.status, ran_ns=ran_ns, crashed=crashed)
+            self._note_end(record, end, crashed=crashed, due=due)
         if not zone.kept and result is not None:
             self._forget(zone.spec.id)
             self._remove_anonymous(zone.spec)
+        if not zone.launched.done():
+            _settle(zone.launched, failure or RuntimeError("it was lost without a word"))
         if result is None and failure is not None:
             _settle(zone.ended, failure)
         else:
@@ -197,13 +238,18 @@ class ZoneLives(LiveZones):
         failure.message = f"{failure.message}\nthe end of its console:\n{tail}"
         return failure
 
-    def _note_end(self, record: ZoneRecord, end: ExitResult, *, crashed: bool) -> None:
+    def _note_end(self, record: ZoneRecord, end: ExitResult, *, crashed: bool, due: Restarts | None = None) -> None:
+        """Writes an end down, and has the restart wait that is ``due``, if any."""
         if end.reason == OUT_OF_MEMORY:
             self._events.emit("oom", record.spec)
-        self._events.emit("die", record.spec, exitCode=str(end.status))
-        self._records.update(
+        why = {"reason": end.reason.partition("\n")[0]} if end.reason else {}
+        self._events.emit("die", record.spec, exitCode=str(end.status), **why)
+        rest = ZoneState.CRASHED if crashed else ZoneState.EXITED
+        ended = self._records.update(
             record.id,
-            state=ZoneState.CRASHED if crashed else ZoneState.EXITED,
+            state=ZoneState.RESTARTING if due else rest,
+            restarts=due or record.restarts,
+            health=replace(record.health, status=HealthStatus.UNHEALTHY) if record.health else None,
             exit_status=end.status,
             reason=end.reason,
             finished_ns=time.time_ns(),
@@ -212,6 +258,17 @@ class ZoneLives(LiveZones):
             ports=(),
             phases=end.phases or record.phases,
         )
+        if due:
+            self._restarting.put(ended)
+
+    def _rest(self, record: ZoneRecord) -> bool:
+        """Whether it waited for its restart: it does so no more, since somebody wants it to rest."""
+        if record.state is not ZoneState.RESTARTING:
+            return False
+        self._restarting.cancel(record.id)
+        state = ZoneState.CRASHED if record.restarts.crashed else ZoneState.EXITED
+        self._records.update(record.id, state=state, restarts=replace(record.restarts, by_hand=True))
+        return True
 
     def _forget(self, zone_id: str) -> None:
         with suppress(ZonalError):

@@ -20,6 +20,7 @@ from zonal.xen.domctl import DomainInfo
 from zonal.zones.live_zone import LiveZone
 from zonal.zones.lives import ZoneLives, read_boot_id
 from zonal.zones.phases import PhaseClock
+from zonal.zones.restart import NO_RESTARTS_YET, Restarts, after_end, with_daemon
 from zonal.zones.spec import ExitResult, ZoneRecord, ZoneState
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class RecoveredZones(ZoneLives):
     async def leave(self) -> None:
         """Lets go of all zones without touching them."""
         self._maintenance.leave()
+        self._restarting.leave()
         for zone in self._live.values():
             zone.leaving = True
         for task in self._tasks.values():
@@ -67,12 +69,13 @@ class RecoveredZones(ZoneLives):
         if not record.state.alive:
             if info is not None:
                 await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
+            self._resume_restart(record)
             return
         if record.state is ZoneState.CREATING and record.started_ns:
             # It was about to be started again: what it was before stays.
             if info is not None:
                 await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
-            self._note_end(record, ExitResult(GONE_STATUS, "zonald ended while the zone was started"), crashed=True)
+            self._lost(record, "zonald ended while the zone was started", ran_ns=0)
             return
         if record.state is ZoneState.CREATING:
             # The client that asked for it has seen its call fail: nothing is to be left.
@@ -83,9 +86,12 @@ class RecoveredZones(ZoneLives):
         if info is None or info.dying:
             if info is not None:
                 await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
-            same = record.boot_id == read_boot_id()
-            reason = "its domain was gone when zonald started" if same else "the host was restarted"
-            self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True)
+            if record.boot_id == read_boot_id():
+                ran_ns = time.time_ns() - record.started_ns
+                self._lost(record, "its domain was gone when zonald started", ran_ns=ran_ns)
+            else:
+                due = NO_RESTARTS_YET if with_daemon(record.spec.restart, record.restarts) else None
+                self._note_end(record, ExitResult(GONE_STATUS, "the host was restarted"), crashed=True, due=due)
             return
         zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
         domain_id = zone.domain_id = info.domain_id
@@ -102,6 +108,19 @@ class RecoveredZones(ZoneLives):
             log.info("zone %s taken over, domain %d", record.name, domain_id)
 
         self._begin(zone, take_over)
+
+    def _lost(self, record: ZoneRecord, reason: str, *, ran_ns: int) -> None:
+        due = after_end(record.spec.restart, record.restarts, status=GONE_STATUS, ran_ns=ran_ns, crashed=True)
+        self._note_end(record, ExitResult(GONE_STATUS, reason), crashed=True, due=due)
+
+    def _resume_restart(self, record: ZoneRecord) -> None:
+        """Of a zone that rests, or waited when the daemon before was gone."""
+        if record.state is ZoneState.RESTARTING:
+            self._restarting.put(record)
+        elif with_daemon(record.spec.restart, record.restarts):
+            crashed = record.state is ZoneState.CRASHED
+            due = Restarts(crashed=crashed)
+            self._restarting.put(self._records.update(record.id, state=ZoneState.RESTARTING, restarts=due))
 
     async def _remove_stale_directories(self) -> None:
         """Directories in the store of zones whose domain is gone: what a kill between two steps can leave."""

@@ -12,13 +12,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from zonal.images.healthcheck import HealthCheck
 from zonal.network.ports import Port
 from zonal.zones.boot_log import BootLog, BootStep
 from zonal.zones.channel_health import ChannelHealth
+from zonal.zones.health import Health
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
 from zonal.zones.resources import DEFAULT_RESOURCES, MIB, ResourceChange, Resources
+from zonal.zones.restart import NO_RESTART, NO_RESTARTS_YET, RestartPolicy, Restarts
 from zonal.zones.runtime_options import DEFAULT_RUNTIME, RuntimeOptions
 
 DEFAULT_STOP_TIMEOUT = 10
@@ -31,12 +34,16 @@ OutputChunk = tuple[Literal[1, 2], bytes]
 
 
 class ZoneState(enum.StrEnum):
-    """Where a zone is in its life; in the last two it has ended, and may be started again."""
+    """Where a zone is in its life; in the last two it has ended, and may be started again.
+
+    One that is ``RESTARTING`` has no domain: it has ended, and its policy will start it after a while.
+    """
 
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
     STOPPING = "stopping"
+    RESTARTING = "restarting"
     EXITED = "exited"
     CRASHED = "crashed"
 
@@ -44,6 +51,11 @@ class ZoneState(enum.StrEnum):
     def alive(self) -> bool:
         """Whether a domain may exist for the zone."""
         return self in {ZoneState.CREATING, ZoneState.RUNNING, ZoneState.PAUSED, ZoneState.STOPPING}
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it has ended and stays so unless somebody starts it."""
+        return self in {ZoneState.EXITED, ZoneState.CRASHED}
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class ZoneSpec:
     stdin: bool = False
     """Whether stdin is kept open for a client; otherwise the workload reads end of file at once."""
     resources: Resources = DEFAULT_RESOURCES
-    """Memory and CPUs: the one part that changes, by ``update``."""
+    """Memory and CPUs: a part that changes, by ``update``, as ``restart`` does."""
     kernel: str = ""
     """Name in the kernel store; empty: its default."""
     remove: bool = False
@@ -141,6 +153,17 @@ class ZoneSpec:
     """Seconds between the stop signal and SIGKILL, where who stops it says nothing."""
     exposed_ports: tuple[str, ...] = ()
     """Of the image and the user, such as ``80/tcp``: they are told, and open nothing."""
+    restart: RestartPolicy = NO_RESTART
+    health: HealthCheck | None = None
+    """With a command; ``None``: nobody asks how it is."""
+
+
+@dataclass(frozen=True)
+class ZoneUpdate:
+    """What is to change of a zone that is there; ``None`` leaves a thing as it is."""
+
+    restart: RestartPolicy | None = None
+    resources: ResourceChange | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +210,8 @@ class ZoneRecord:
     mac: str = ""
     ports: tuple[Port, ...] = ()
     """Published ones, with the host's ports that were chosen."""
+    restarts: Restarts = NO_RESTARTS_YET
+    health: Health | None = None
 
     @property
     def id(self) -> str:
@@ -386,8 +411,8 @@ class ZoneService(Protocol):
         """Gives a zone another name. Raises ``AlreadyExistsError``, ``InvalidInputError``."""
         ...
 
-    async def update(self, ref: str, change: ResourceChange) -> None:
-        """Changes what a zone may have, at once if it runs, and for its next start.
+    async def update(self, ref: str, change: ZoneUpdate) -> ZoneRecord:
+        """Changes what a zone is to be, at once if it runs, and for its next start.
 
         Raises ``InvalidInputError`` for what it cannot have, ``ResourceExhaustedError`` for more than there is.
         """

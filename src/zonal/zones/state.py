@@ -17,10 +17,12 @@ from typing import Any, Self, cast
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
 from zonal.network.ports import Port
 from zonal.zones.boot_log import BootStep
+from zonal.zones.health import check_from, health_from
 from zonal.zones.mounts import Attached, Mount, MountKind
 from zonal.zones.network_spec import NetworkSpec
 from zonal.zones.plain import from_plain
 from zonal.zones.resources import Resources
+from zonal.zones.restart import Restarts, policy_from
 from zonal.zones.runtime_options import RuntimeOptions
 from zonal.zones.spec import SHORT_ID, LogLimits, Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 
@@ -34,6 +36,7 @@ CREATE TABLE zones (
 ) STRICT, WITHOUT ROWID
 """
 _UNIQUE_NAME = "zones.name"
+_Decoded = ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port | Resources | Restarts
 
 
 class NameTakenError(AlreadyExistsError):
@@ -94,14 +97,14 @@ class ZoneStore:
             ) from error
 
     def update(self, zone_id: str, **changes: Any) -> ZoneRecord:
-        """Replaces fields of a record (never of its spec) and returns it. Raises ``NotFoundError``."""
+        """Replaces fields of a record, but for its spec, and returns it. Raises ``NotFoundError``."""
         if "spec" in changes:
-            raise TypeError("a zone's spec never changes")
+            raise TypeError("a zone's spec is changed by change_spec")
         return self._change(zone_id, lambda record: replace(record, **changes))
 
-    def change_resources(self, zone_id: str, resources: Resources) -> ZoneRecord:
-        """Writes down what a zone may have from now on. Raises ``NotFoundError``."""
-        return self._change(zone_id, lambda record: replace(record, spec=replace(record.spec, resources=resources)))
+    def change_spec(self, zone_id: str, **changes: Any) -> ZoneRecord:
+        """Replaces fields of a spec, but for its id and name, and returns the record. Raises ``NotFoundError``."""
+        return self._change(zone_id, lambda record: replace(record, spec=replace(record.spec, **changes)))
 
     def rename(self, zone_id: str, name: str) -> ZoneRecord:
         """Gives a zone another name. Raises ``NotFoundError``, and ``AlreadyExistsError`` when the name is taken."""
@@ -193,6 +196,8 @@ def decode_record(text: str) -> ZoneRecord:
     values["attached"] = tuple(_decode_attached(each) for each in values.get("attached", ()))
     values["addresses"] = tuple(values.get("addresses", ()))
     values["ports"] = tuple(_decode_port(each) for each in values.get("ports", ()))
+    values["restarts"] = Restarts(**_known(Restarts, values.get("restarts", {})))
+    values["health"] = health_from(values.get("health"))
     return ZoneRecord(**values)
 
 
@@ -210,6 +215,8 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["runtime"] = from_plain(RuntimeOptions, values.get("runtime", {}))
     values["labels"] = tuple((name, value) for name, value in values.get("labels", ()))
     values["exposed_ports"] = tuple(values.get("exposed_ports", ()))
+    values["restart"] = policy_from(values.get("restart", {}))
+    values["health"] = check_from(values.get("health"))
     return ZoneSpec(**values)
 
 
@@ -239,9 +246,7 @@ def _decode_mount(data: Any) -> Mount:
     return Mount(**values)
 
 
-def _known(
-    cls: type[ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port | Resources], data: Any
-) -> dict[str, Any]:
+def _known(cls: type[_Decoded], data: Any) -> dict[str, Any]:
     names = {field.name for field in fields(cls)}
     return {key: value for key, value in cast("dict[str, Any]", data).items() if key in names}
 

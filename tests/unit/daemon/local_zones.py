@@ -39,13 +39,13 @@ from zonal.zones.audience import Audience, Audiences
 from zonal.zones.boot_log import BootLog, console_lines, zone_steps
 from zonal.zones.channel_health import ChannelHealth
 from zonal.zones.events import EventLog
+from zonal.zones.health import Health
 from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.names import check_name
 from zonal.zones.oci_spec import exec_process
 from zonal.zones.output_log import OutputLog
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
-from zonal.zones.resources import ResourceChange
 from zonal.zones.spec import (
     ExecSpec,
     ExitResult,
@@ -59,6 +59,7 @@ from zonal.zones.spec import (
     ZoneSpec,
     ZoneState,
     ZoneStatistics,
+    ZoneUpdate,
 )
 from zonal.zones.state import ZoneStore
 
@@ -331,6 +332,7 @@ class LocalZones:
                 spec.id,
                 state=ZoneState.RUNNING,
                 started_ns=time.time_ns(),
+                health=Health() if spec.health else None,
                 phases=(Phase("launch", 0, time.monotonic_ns() - arrived_ns),),
             )
             audience = None if spec.detach else zone.join()
@@ -359,6 +361,14 @@ class LocalZones:
 
     def events(self, *, since_ns: int, until_ns: int) -> AsyncIterator[ZoneEvent]:
         return self.told.read(since_ns=since_ns, until_ns=until_ns)
+
+    async def update(self, ref: str, change: ZoneUpdate) -> ZoneRecord:
+        record = self.store.find(ref)
+        if change.resources:
+            self.store.change_spec(record.id, resources=change.resources.of(record.spec.resources))
+        if change.restart:
+            self.store.change_spec(record.id, restart=change.restart)
+        return self.store.get(record.id)
 
     async def start(self, ref: str) -> None:
         record = self.store.find(ref)
@@ -394,10 +404,6 @@ class LocalZones:
 
     async def rename(self, ref: str, name: str) -> None:
         self.store.rename(self.store.find(ref).id, check_name(name))
-
-    async def update(self, ref: str, change: ResourceChange) -> None:
-        record = self.store.find(ref)
-        self.store.change_resources(record.id, change.of(record.spec.resources))
 
     async def statistics(self, ref: str) -> ZoneStatistics:
         self._alive(ref)
