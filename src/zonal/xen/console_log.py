@@ -22,6 +22,8 @@ _MARKER = b"\n[zonal: %020d bytes are left out here]\n"
 _MARKER_PATTERN = re.compile(rb"\n\[zonal: (\d{20}) bytes are left out here\]\n")
 _MARKER_SIZE = len(_MARKER % 0)
 _CHUNK = 65536
+_PANIC = b"Kernel panic - not syncing: "
+"""kernel/panic.c."""
 
 
 class ConsoleLog:
@@ -146,6 +148,15 @@ def quote_console(data: bytes, *, lines: int = 15, width: int = 200) -> str:
         printable = "".join(character if character.isprintable() else _escape(character) for character in line)
         quoted.append(printable[: width - 1] + "…" if len(printable) > width else printable)
     return "\n".join(quoted)
+
+
+def find_panic(data: bytes) -> str:
+    """The last line in which a kernel says why it panics, fit to print; empty when there is none.
+
+    What follows it on the console, registers and a trace, is often longer than the end that is shown of it.
+    """
+    lines = [line for line in data.split(b"\n") if _PANIC in line]
+    return quote_console(_PANIC + lines[-1].partition(_PANIC)[2]) if lines else ""
 
 
 def _escape(character: str) -> str:

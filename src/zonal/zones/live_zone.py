@@ -75,6 +75,7 @@ KILL_TIMEOUT = 10.0
 SIGKILL = 9
 STATUS_KILLED = 128 + SIGKILL
 STATUS_REFUSED = 125
+CONSOLE_LOG = "console.log"
 OUT_OF_MEMORY = "out of memory"
 """Why a workload has ended whose zone had not enough of it."""
 
@@ -164,6 +165,8 @@ class LiveZone:
         self._console_log: ConsoleLog | None = None
         self._outputs: list[tuple[Literal[1, 2], OutputReader]] = []
         self.stdin: InputWriter | None = None
+        self.console_begin = 0
+        """Bytes of the console's file that are of earlier runs."""
 
     @property
     def output_log(self) -> OutputLog | None:
@@ -188,6 +191,7 @@ class LiveZone:
         with clock.phase("domain"):
             self._open_logs(stack).begin_again()
             self._resources.begin(stack)
+            self.console_begin = (self.folder / CONSOLE_LOG).stat().st_size
             self._network.begin(stack, lambda: self.leaving)
             disks: list[Disk] = []
             for name, path in (("xvda", boot.system_image), ("xvdb", image)):
@@ -427,7 +431,7 @@ class LiveZone:
     def _open_logs(self, stack: AsyncExitStack) -> OutputLog:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._output = stack.enter_context(OutputLog(self.folder, self.spec.log))
-        self._console_log = ConsoleLog(self.folder / "console.log")
+        self._console_log = ConsoleLog(self.folder / CONSOLE_LOG)
         stack.callback(self._console_log.close)
         return self._output
 

@@ -13,7 +13,7 @@ from zonal.zones.boot_log import BootLog, console_lines
 from zonal.zones.events import EventLog
 from zonal.zones.execs import ExecProcess
 from zonal.zones.host import XenHost
-from zonal.zones.live_zone import SIGKILL, LiveZone
+from zonal.zones.live_zone import CONSOLE_LOG, SIGKILL, LiveZone
 from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Mount
 from zonal.zones.names import check_name
@@ -184,6 +184,6 @@ class LiveZones:
 def read_console(folder: Path) -> bytes:
     """What is kept of a zone's console."""
     try:
-        return (folder / "console.log").read_bytes()
+        return (folder / CONSOLE_LOG).read_bytes()
     except FileNotFoundError:
         return b""

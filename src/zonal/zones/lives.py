@@ -18,7 +18,7 @@ from zonal.images.store import ImageStore
 from zonal.network.attachments import Attachments
 from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
-from zonal.xen.console_log import quote_console
+from zonal.xen.console_log import find_panic, quote_console
 from zonal.zones.events import EventLog
 from zonal.zones.health import Health, HealthStatus
 from zonal.zones.health_monitor import HealthMonitor
@@ -38,6 +38,9 @@ from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources
 
 log = logging.getLogger(__name__)
+
+_PANIC_WITHIN = 64 << 10
+"""Bytes at the console's end in which a panic is looked for."""
 
 
 class BootSource(Protocol):
@@ -232,10 +235,13 @@ class ZoneLives(LiveZones):
         self._events.emit("start", zone.spec)
 
     def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
-        tail = quote_console(read_console(zone.folder)[-4096:])
-        if not tail:
-            return failure
-        failure.message = f"{failure.message}\nthe end of its console:\n{tail}"
+        console = read_console(zone.folder)
+        if len(console) > zone.console_begin:  # else it was cut meanwhile
+            console = console[zone.console_begin :]
+        if panic := find_panic(console[-_PANIC_WITHIN:]):
+            failure.message = f"{failure.message}: {panic}"
+        if tail := quote_console(console[-4096:]):
+            failure.message = f"{failure.message}\nthe end of its console:\n{tail}"
         return failure
 
     def _note_end(self, record: ZoneRecord, end: ExitResult, *, crashed: bool, due: Restarts | None = None) -> None:

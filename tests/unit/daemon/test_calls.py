@@ -71,6 +71,7 @@ async def test_inspect_by_id_beginning_and_name(client: Client) -> None:
         ("RestartZone", pb.StopZoneRequest(zone="none"), pb.StartZoneReply),
         ("PauseZone", pb.ZoneRef(zone="none"), pb.PauseZoneReply),
         ("UnpauseZone", pb.ZoneRef(zone="none"), pb.PauseZoneReply),
+        ("UpdateZone", pb.UpdateZoneRequest(zone="none"), pb.UpdateZoneReply),
         ("RenameZone", pb.RenameZoneRequest(zone="none", name="some"), pb.RenameZoneReply),
         ("ZoneStats", pb.ZoneStatsRequest(zones=["none"]), pb.ZoneStatsReply),
         ("ZoneProcesses", pb.ZoneRef(zone="none"), pb.ZoneProcessesReply),

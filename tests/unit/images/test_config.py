@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from zonal.errors import InvalidInputError
 from zonal.images.config import chain_id, make_config, parse_config, parse_signal, parse_time
+from zonal.images.healthcheck import HealthCheck
 
 DIFFS = [f"sha256:{digit * 64}" for digit in "abc"]
 
@@ -44,6 +45,24 @@ def test_everything_that_matters_for_running_is_read() -> None:
     assert (config.exposed_ports, config.volumes, config.labels) == (("80/tcp", "53/udp"), ("/data",), {"a": "b"})
     assert config.created_ns == 1_767_323_045_000_000_006
     assert list(config.diff_ids) == DIFFS
+
+
+def test_a_health_check_is_read_as_docker_writes_it() -> None:
+    test = ["CMD-SHELL", "curl -f localhost || exit 1"]
+    said: dict[str, Any] = {"Test": test, "Interval": 30_000_000_000, "Retries": 5}
+    config = parse_config(document({"Healthcheck": said, "Shell": ["/bin/bash", "-c"]}), "config")
+    wanted = HealthCheck(tuple(test), interval_ns=30 * 10**9, retries=5, shell=("/bin/bash", "-c"))
+    assert config.health == wanted
+    assert parse_config(document({"Healthcheck": None}), "config").health is None
+    assert parse_config(document({"Healthcheck": {}}), "config").health == HealthCheck()
+
+
+@pytest.mark.parametrize(
+    "said", [[], "x", {"Test": "curl"}, {"Test": [1]}, {"Interval": "30s"}, {"Interval": -1}, {"Retries": 1 << 63}]
+)
+def test_a_malformed_health_check_is_refused(said: Any) -> None:
+    with pytest.raises(InvalidInputError, match="Healthcheck"):
+        parse_config(document({"Healthcheck": said}), "config")
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"Entrypoint": None, "Cmd": None, "Env": None, "WorkingDir": ""}])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.xen.c_layout import c_struct
 from zonal.xen import console
-from zonal.xen.console_log import ConsoleLog, quote_console
+from zonal.xen.console_log import ConsoleLog, find_panic, quote_console
 
 
 def test_page_is_laid_out_as_in_c() -> None:
@@ -114,3 +114,16 @@ def test_quoted_output_is_harmless(data: bytes) -> None:
 
 def test_quoted_output_is_the_end() -> None:
     assert quote_console(b"one\r\ntwo\r\n\x1b[31mred\tthree\xff\r\n", lines=2) == "two\n\\x1b[31mred three\\xff"
+
+
+def test_why_a_kernel_panics_is_found_before_its_long_trace() -> None:
+    trace = b"".join(b"[ 24.65] RSP: 002b:%016x\r\n" % number for number in range(100))
+    data = (
+        b"[ 1.0] Kernel panic - not syncing: older\r\nbooted\r\n[ 24.6] Kernel panic - not syncing: \x1b[2Jgone\r\n"
+        + trace
+    )
+    assert find_panic(data) == "Kernel panic - not syncing: \\x1b[2Jgone"
+    assert find_panic(trace) == ""
+    assert (
+        find_panic(b"Kernel panic - not syncing: " + b"x" * 10_000) == "Kernel panic - not syncing: " + "x" * 171 + "…"
+    )

@@ -95,6 +95,23 @@ def test_a_tail_is_what_tail_would_show(
             assert b"".join(record.data for record in reader.records()) == expected
 
 
+async def test_a_days_worth_of_lines_stays_within_its_bound_and_ends_with_the_last_of_them(tmp_path: Path) -> None:
+    """A million lines, a dozen a second for a day, in chunks as a busy workload writes them."""
+    limits, count = LogLimits(1 << 20, 3), 1_000_000
+    lines = [b"%d %s\n" % (number, b"x" * (number % 61)) for number in range(count)]
+    with OutputLog(tmp_path, limits) as log:
+        for begin in range(0, count, 100):
+            log.append(1, b"".join(lines[begin : begin + 100]))
+        assert log.offsets[1] == sum(map(len, lines))
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == limits.max_files
+    assert max(sizes) <= limits.max_size
+    kept = b"".join(data for _, data in read_output(tmp_path))
+    assert len(kept) > limits.max_size
+    assert kept == b"".join(lines)[-len(kept) :]
+    assert await query(tmp_path, tail=3) == b"".join(lines[-3:])
+
+
 @pytest.mark.parametrize("files", [1, 2, 5])
 async def test_followers_get_everything_once_across_rotations(tmp_path: Path, files: int) -> None:
     log = OutputLog(tmp_path, LogLimits(500, files))

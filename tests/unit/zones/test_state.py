@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -14,6 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
+from zonal.images.healthcheck import HealthCheck
+from zonal.zones.health import Health, HealthStatus, ProbeResult
+from zonal.zones.restart import RestartKind, RestartPolicy, Restarts
 from zonal.zones.spec import Phase, TerminalSize, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore, decode_record, encode_record
 
@@ -40,6 +44,7 @@ def store(tmp_path: Path) -> Iterator[ZoneStore]:
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 phases = st.builds(Phase, texts, st.integers(), st.integers())
+results = st.builds(ProbeResult, st.integers(), st.integers(), st.integers(), texts)
 records = st.builds(
     ZoneRecord,
     spec=st.builds(
@@ -53,7 +58,11 @@ records = st.builds(
         env=st.tuples(texts),
         terminal_size=st.builds(TerminalSize, st.integers(), st.integers()),
         terminal=st.booleans(),
+        restart=st.builds(RestartPolicy, st.sampled_from(RestartKind), st.integers(0, 9)),
+        health=st.none() | st.builds(HealthCheck, st.tuples(texts, texts), *[st.integers()] * 5, st.tuples(texts)),
     ),
+    restarts=st.builds(Restarts, st.integers(), st.integers(), st.booleans(), st.booleans()),
+    health=st.none() | st.builds(Health, st.sampled_from(HealthStatus), st.integers(), st.tuples(results)),
     state=st.sampled_from(ZoneState),
     created_ns=st.integers(),
     phases=st.lists(phases, max_size=3).map(tuple),
@@ -70,6 +79,14 @@ def test_a_record_of_another_version_is_read_as_far_as_it_is_known() -> None:
     text = encode_record(record()).replace('"phases":[],', '"later":1,')
     assert '"later"' in text
     assert decode_record(text) == record()
+
+
+def test_a_record_from_before_policies_has_none() -> None:
+    values = json.loads(encode_record(record()))
+    for part in (values["spec"], values):
+        for name in ("restart", "restarts", "health"):
+            part.pop(name, None)
+    assert decode_record(json.dumps(values)) == record()
 
 
 def test_records_outlive_the_process(tmp_path: Path) -> None:
@@ -107,6 +124,9 @@ def test_fields_change_and_the_spec_does_not(store: ZoneStore) -> None:
     assert (changed.state, changed.domain_id, changed.phases[0].end_ns) == (ZoneState.RUNNING, 5, 9)
     with pytest.raises(TypeError):
         store.update("a" * 64, spec=changed.spec)
+    store.change_spec("a" * 64, restart=RestartPolicy(RestartKind.ALWAYS))
+    assert store.get("a" * 64).spec.restart.kind is RestartKind.ALWAYS
+    assert store.get("a" * 64).domain_id == 5
 
 
 def test_resources_are_kept_in_the_order_of_their_making(store: ZoneStore) -> None:
