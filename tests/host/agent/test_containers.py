@@ -74,6 +74,19 @@ async def test_arguments_and_environment_are_those_that_were_given(session: Sess
         assert out.decode() == "|".join([*args[4:], 'Zoë\'s "x" = \\n']) + "|"
 
 
+async def test_a_signal_to_a_session_reaches_what_a_process_has_started_and_nobody_else(session: Session) -> None:
+    async with running(session, "sh", "-c", "trap 'exit 4' TERM; while :; do sleep 0.1; done") as container:
+        line = "sleep 1000 & echo on; wait"
+        async with running(session, "sh", "-c", line, name="further", container=container.name) as process:
+            assert await process.stdout.read() == b"on\n"
+            process.stdout.done(3)
+            await session.call("signal", {"id": process.name, "signal": signal.SIGKILL, "session": True})
+            # Its output has an end: what it has started had that open as well.
+            assert await process.finish() == (b"", b"", Exit(None, 9, False))
+        await session.call("signal", {"id": container.name, "signal": signal.SIGTERM})
+        assert (await container.finish())[2] == Exit(4, None, False)
+
+
 async def test_a_long_command_line_arrives(session: Session) -> None:
     words = ["x" * 100_000] * 8
     async with running(session, "sh", "-c", "echo ${#1} $#", "sh", *words) as workload:
