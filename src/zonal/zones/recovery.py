@@ -53,6 +53,7 @@ class RecoveredZones(ZoneLives):
             except ZonalError as error:
                 log.error("zone %s cannot be taken back: %s", record.name, error)
         await self._remove_stale_directories()
+        self._restarting.begin()
 
     async def leave(self) -> None:
         """Lets go of all zones without touching them."""

@@ -37,11 +37,16 @@ class Restarting:
         self._start = start
         self._turns = asyncio.Semaphore(os.cpu_count() or 1)
         self._waiting: dict[str, asyncio.Task[None]] = {}
+        self._begun = asyncio.Event()
 
     def put(self, record: ZoneRecord) -> None:
         """Has a zone started after its delay."""
         self.cancel(record.id)
         self._waiting[record.id] = self._lives.create_task(self._wait(record), name=f"restart of {record.name}")
+
+    def begin(self) -> None:
+        """From now on zones may be started: all that run have their volumes and ports."""
+        self._begun.set()
 
     def cancel(self, zone_id: str) -> None:
         """It is not started; one that does not wait is left alone."""
@@ -62,6 +67,7 @@ class Restarting:
             with suppress(NotFoundError):
                 lease = self._images.use(record.spec.image_id, f"zone {record.name}")
             await asyncio.sleep(record.restarts.delay_ms / 1000)
+            await self._begun.wait()
             async with self._turns:
                 # From here on it is a zone that is being started, like others.
                 del self._waiting[record.id]
