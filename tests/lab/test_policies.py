@@ -66,7 +66,9 @@ def panic(host: Host, name: str) -> None:
 
 def told(host: Host, name: str) -> list[str]:
     """The actions that the events tell of a zone, but for those of further processes."""
-    lines = text(host, "events", "--since", "1", "--until", "0s", "-f", f"zone={name}", "--json").splitlines()
+    # By its id: earlier sessions may have had zones of the same name.
+    zone = inspect(host, name)["Id"]
+    lines = text(host, "events", "--since", "1", "--until", "0s", "-f", f"zone={zone}", "--json").splitlines()
     actions = [json.loads(line)["Action"] for line in lines]
     return [action for action in actions if not action.startswith("exec_")]
 
