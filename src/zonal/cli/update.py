@@ -10,6 +10,7 @@ from zonal.cli.connect import host_option, lab_option, zonald
 from zonal.cli.each import each
 from zonal.cli.policies import parse_restart
 from zonal.cli.resources import MAX_CPUS, parse_memory, parse_resources, resource_options
+from zonal.errors import InvalidInputError
 
 
 @click.command("update")
@@ -38,6 +39,8 @@ def update(
     if cpus is not None:
         wanted.cpus = cpus
     policy = parse_restart(restart) if restart else None
+    if policy is None and wanted == pb.Resources():
+        raise InvalidInputError("nothing is to be changed", hint="such as --restart always, or --memory-max 1G")
     with zonald(host, lab) as control:
         each(
             zones,

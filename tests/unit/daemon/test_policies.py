@@ -69,10 +69,14 @@ async def test_what_cannot_be_is_refused(client: Client, values: dict[str, Any])
 async def test_an_update_changes_what_it_names(client: Client) -> None:
     zone_id = (await client.run(spec("sleep", "1000", detach=True, restart=pb.RestartPolicy(name="always"))))[0]
     request = pb.UpdateZoneRequest(zone=zone_id.started.zone_id)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.call("UpdateZone", request, pb.UpdateZoneReply)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    request.resources.cpu_weight = 512
     await client.call("UpdateZone", request, pb.UpdateZoneReply)
     found = await client.call("InspectZone", pb.ZoneRef(zone=request.zone), pb.Zone)
-    assert found.config.restart.name == "always"
+    assert (found.config.restart.name, found.resources.cpu_weight) == ("always", 512)
     request.restart.name = "no"
     await client.call("UpdateZone", request, pb.UpdateZoneReply)
     found = await client.call("InspectZone", pb.ZoneRef(zone=request.zone), pb.Zone)
-    assert found.config.restart.name == "no"
+    assert (found.config.restart.name, found.resources.cpu_weight) == ("no", 512)

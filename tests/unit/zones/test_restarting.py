@@ -78,6 +78,7 @@ class LocalManager(ZoneManager):
             *(self._host, self._records, spec, self._zone_folder(spec.id), clock),
             storage=self._storage,
             attachments=self._attachments,
+            memory=self._memory,
             agent_timeout=1,
             lives=self._lives,
         )
@@ -140,6 +141,7 @@ async def daemon(folder: Path) -> AsyncGenerator[Zones]:
             manager = LocalManager(
                 *(host, cast("Any", LocalImages()), nothing, nothing, records, nothing, folder / "zones", lives),
                 agent_timeout=1,
+                reserve=0,
                 events=events,
             )
             await manager.take_back()
