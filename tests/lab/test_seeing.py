@@ -28,8 +28,9 @@ SCRAPE = (
 @pytest.fixture(name="host", scope="module")
 def the_host(lab: NamedLab) -> Iterator[Host]:
     host = Host(lab, network="zonal")
-    busy = "dd if=/dev/zero of=/written bs=1M count=8 conv=fsync; while :; do :; done"
-    done = host.zonal("run", "-d", "-m", "128M", "--name", "seen", IMAGE, "sh", "-c", busy)
+    writes = "dd if=/dev/zero of=/written bs=1M count=8 conv=fsync"
+    busy = f"exec 3>/dev/udp/192.0.2.1/9; echo >&3; {writes}; while :; do :; done"
+    done = host.zonal("run", "-d", "-m", "128M", "--name", "seen", IMAGE, "bash", "-c", busy)
     assert done.returncode == 0, done.stderr
     yield host
     host.remove_all()

@@ -15,6 +15,7 @@ _MESSAGE = struct.Struct("=BBHiII")
 """struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change."""
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
 _IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
+_IFLA_STATS64 = 23
 _IFF_UP = 1
 _RTMGRP_LINK = 1
 _NEWS = 1 << 16
@@ -43,6 +44,19 @@ def find_link(netlink: Netlink, name: str) -> Link | None:
     values = parse_attributes(answer[_MESSAGE.size :])
     (mtu,) = struct.unpack("=I", values[_IFLA_MTU])
     return Link(index, name, values.get(_IFLA_ADDRESS, b"").hex(":"), mtu)
+
+
+def carried_bytes(netlink: Netlink, name: str) -> tuple[int, int]:
+    """Bytes that an interface has received and sent; zeros when there is none. Raises ``NetlinkError``."""
+    try:
+        (answer,) = netlink.get(_RTM_GETLINK, _message(0) + text(_IFLA_IFNAME, name))[:1]
+    except NetlinkError as error:
+        if error.errno == errno.ENODEV:
+            return 0, 0
+        raise
+    # struct rtnl_link_stats64: packets received and sent, then bytes, …
+    _, _, received, sent = struct.unpack_from("=4Q", parse_attributes(answer[_MESSAGE.size :])[_IFLA_STATS64])
+    return received, sent
 
 
 async def wait_link(name: str) -> Link:

@@ -342,8 +342,8 @@ class LiveZone:
     async def statistics(self, *, ask: bool) -> ZoneStatistics:
         """What it uses; ``ask``: whether its agent can answer. Raises ``WrongStateError``."""
         session = self._session if ask and not self.ended.done() else None
-        ceiling = self._resources.now.ceiling
-        return await read_statistics(self._host, self.domain_id, session, WORKLOAD, ceiling=ceiling)
+        ceiling, carried = self._resources.now.ceiling, self._network.carried_bytes
+        return await read_statistics(self._host, self.domain_id, session, WORKLOAD, ceiling=ceiling, network=carried)
 
     async def change_resources(self, wanted: Resources) -> None:
         """Gives it more or less; see ``ZoneResources.change``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +24,21 @@ ASK_TIMEOUT = 5.0
 _SECTOR = 512
 """Bytes in which the backend counts (Linux, drivers/block/xen-blkback/xenbus.c)."""
 _BACKENDS = Path("/sys/bus/xen-backend/devices")
-_INTERFACES = Path("/sys/class/net")
 _MAX = (1 << 63) - 1
 
 
 async def read_statistics(
-    host: XenHost, domain_id: int, session: Session | None, container: str, *, ceiling: int
+    host: XenHost,
+    domain_id: int,
+    session: Session | None,
+    container: str,
+    *,
+    ceiling: int,
+    network: Callable[[int], tuple[int, int]],
 ) -> ZoneStatistics:
     """Of a domain, which may have ``ceiling`` bytes, and the agent in it, if there is one to be asked.
+
+    ``network`` gives the bytes that the domain has received and sent, and may block.
 
     Raises ``WrongStateError`` when it is gone.
     """
@@ -59,7 +66,7 @@ async def read_statistics(
             sent_bytes=session.sent_bytes,
         )
     read, written = await asyncio.to_thread(_block_bytes, domain_id)
-    received, sent = await asyncio.to_thread(_net_bytes, domain_id)
+    received, sent = await asyncio.to_thread(network, domain_id)
     return ZoneStatistics(
         time_ns=now_ns,
         cpu_time_ns=info.cpu_time_ns,
@@ -79,12 +86,6 @@ async def read_statistics(
 def _block_bytes(domain_id: int) -> tuple[int, int]:
     folders = [path / "statistics" for path in _BACKENDS.glob(f"vbd-{domain_id}-*")]
     return _sum(folders, "rd_sect") * _SECTOR, _sum(folders, "wr_sect") * _SECTOR
-
-
-def _net_bytes(domain_id: int) -> tuple[int, int]:
-    # What the host receives is what the zone has sent.
-    folders = [path / "statistics" for path in _INTERFACES.glob(f"vif{domain_id}.*")]
-    return _sum(folders, "tx_bytes"), _sum(folders, "rx_bytes")
 
 
 def _sum(folders: Iterable[Path], name: str) -> int:

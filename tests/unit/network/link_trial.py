@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
-from zonal.network.links import wait_link
+from zonal.network.links import carried_bytes, set_link_up, wait_link
+from zonal.network.netlink import Netlink
 
 
 async def main() -> None:
@@ -17,6 +19,14 @@ async def main() -> None:
     link = await asyncio.wait_for(waiting, 30)
     assert (link.name, link.mtu) == ("later", 1500)
     assert await wait_link("later") == link
+    with Netlink() as netlink:
+        set_link_up(netlink, 1)
+        before = carried_bytes(netlink, "lo")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(bytes(1000), ("127.0.0.1", 9))
+        received, sent = (now - then for now, then in zip(carried_bytes(netlink, "lo"), before, strict=True))
+        assert 1000 < received == sent < 3000
+        assert carried_bytes(netlink, "none") == (0, 0)
     print("found")
 
 
