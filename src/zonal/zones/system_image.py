@@ -73,7 +73,7 @@ _MANIFEST = "system.json"
 
 # Runs in the Python that goes into the image, and says which of its files the agent's imports come from. What Python
 # imports by itself before it looks at a program is compiled into files; all the rest goes into one, the bundle.
-_COMPILER = """
+COMPILER = """
 import sys
 source, target = sys.argv[1:]
 sys.path.insert(0, source)
@@ -261,7 +261,7 @@ def _copy(source: Path, target: Path, mode: int) -> None:
 def _compile(target: Path) -> dict[str, Any]:
     source = str(Path(zonal.__file__).parent.parent)
     # -B: nothing is written beside the sources.
-    output = _run([PROGRAMS[0], "-I", "-S", "-B", "-c", _COMPILER, source, str(target)])
+    output = _run([PROGRAMS[0], "-I", "-S", "-B", "-c", COMPILER, source, str(target)])
     return json.loads(output)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zonal.zones.system_image import SystemImageError, shared_libraries
+import zonal
+from zonal.zones.system_image import COMPILER, SystemImageError, shared_libraries
 
 
 def test_the_libraries_are_those_that_the_loader_finds() -> None:
@@ -32,3 +34,11 @@ def test_a_library_that_is_not_there_is_named(tmp_path: Path) -> None:
     broken.write_bytes(program.replace(b"libc.so.6\0", b"nolib.so6\0"))
     with pytest.raises(SystemImageError, match=r"nolib\.so6"):
         shared_libraries([broken])
+
+
+def test_every_module_of_the_agent_is_taken_along(tmp_path: Path) -> None:
+    package = Path(zonal.__file__).parent
+    command = [sys.executable, "-I", "-S", "-B", "-c", COMPILER, str(package.parent), str(tmp_path)]
+    files = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["files"]
+    taken = {path for kind, path in files if kind == "agent"} - {str(package / "__init__.py")}
+    assert taken == {str(path) for path in (package / "agent").rglob("*.py")}
