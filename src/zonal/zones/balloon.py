@@ -48,7 +48,7 @@ class Reading:
 
 def headroom(target: int) -> int:
     """Bytes that a zone of this size is to have available."""
-    return min(max(32 * MIB, target // 5), 512 * MIB)
+    return min(max(24 * MIB, target // 5), 512 * MIB)
 
 
 def next_target(now: Reading, floor: int, ceiling: int) -> int:
