@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from zonal.agent.configuration import resident_bytes
+from zonal.agent.configuration import resident_bytes, set_sysctls
 from zonal.agent.log import INFO, log
 from zonal.agent.methods import Methods
 from zonal.agent.params import CallError, Params
@@ -158,8 +158,11 @@ class Agent:
             if self._memory:
                 self._memory.stop()
                 self._memory = None
+                set_sysctls({"vm.overcommit_memory": "0"})
             return
         if not self._memory:
+            # Else a program is refused what is more than there is as yet.
+            set_sysctls({"vm.overcommit_memory": "1"})
             self._memory = MemoryWatch(self.loop, self._tell_memory)
         self._memory.set(target, more=more)
 
