@@ -11,7 +11,8 @@ from typing import Any
 from zonal.zones.mounts import DEVICE_NUMBERS
 from zonal.zones.runtime_options import DeviceRule, IdMap, Limits, Namespaces, RuntimeOptions
 
-CGROUP = "/workload"
+CGROUP = "/zonal/workload"
+"""Below the one by which the agent holds workloads back, ``zonal.agent.memory.CGROUP``."""
 MASKED_PATHS = (
     "/proc/asound",
     "/proc/acpi",
