@@ -17,11 +17,12 @@ test-unit: setup-dev
 	$(BIN)/pytest tests/unit
 
 test-lab: setup-dev
-	$(BIN)/pytest -m "not long" tests/lab
+	$(BIN)/pytest -m "not long" --durations=20 tests/lab
 
-# Images with nginx, redis, PostgreSQL and an application of Python, races, and crashes: half an hour more.
+# Images with nginx, redis, PostgreSQL and an application of Python, races, crashes, and labs on full disks and of
+# ordinary users: three quarters of an hour more.
 test-long: setup-dev
-	$(BIN)/pytest -m long tests/lab
+	$(BIN)/pytest -m long --durations=20 tests/lab
 
 lint: setup-dev
 	$(BIN)/ruff check .

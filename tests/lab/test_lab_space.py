@@ -15,6 +15,8 @@ from tests.lab.conftest import COMMAND_SECONDS, Lab
 from zonal.lab.paths import cache
 from zonal.lab.recipe import recipe
 
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
 MIB = 1 << 20
 NAME = "small"
 

@@ -20,6 +20,8 @@ import pytest
 
 from tests.lab.conftest import COMMAND_SECONDS, PROJECT
 
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
 USER, UID, SUBORDINATE = "ordinary", 54321, 700_000
 ACCOUNTS = {
     "passwd": f"{USER}:x:{UID}:{UID}::/nowhere:/bin/sh\n",

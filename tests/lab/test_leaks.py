@@ -9,7 +9,7 @@ import pytest
 from tests.lab.driver import IMAGE, Host, NamedLab, assert_nothing_left
 
 pytestmark = pytest.mark.lab
-RUNS = int(os.environ.get("ZONAL_SOAK", "15"))
+RUNS = int(os.environ.get("ZONAL_SOAK", "10"))
 
 
 def test_runs_leave_nothing(lab: NamedLab) -> None:
