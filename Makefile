@@ -13,16 +13,17 @@ run: setup
 
 test: test-unit test-lab
 
+# A test that hangs is ended, and says where it was; no time is a promise.
 test-unit: setup-dev
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --timeout=300 tests/unit
 
 test-lab: setup-dev
-	$(BIN)/pytest -m "not long" --durations=20 tests/lab
+	$(BIN)/pytest -m "not long" --timeout=900 --durations=20 tests/lab
 
 # Images with nginx, redis, PostgreSQL and an application of Python, races, crashes, and labs on full disks and of
 # ordinary users: three quarters of an hour more.
 test-long: setup-dev
-	$(BIN)/pytest -m long --durations=20 tests/lab
+	$(BIN)/pytest -m long --timeout=3600 --durations=20 tests/lab
 
 lint: setup-dev
 	$(BIN)/ruff check .
