@@ -147,6 +147,7 @@ def test_health_is_asked_after_over_a_killed_zonald(host: Host) -> None:
     assert told_of == [f"health_status: {each}" for each in ("healthy", "unhealthy", "healthy")]
 
 
+@pytest.mark.long
 def test_after_a_power_cut_zones_are_started_or_said_to_be_lost(lab: Lab, host: Host) -> None:
     run(host, "plain")
     run(host, "kept", "--restart", "unless-stopped")
