@@ -182,7 +182,7 @@ def test_what_is_shared_with_the_zone(host: Host) -> None:
     lines = run(host, *options, IMAGE, "sh", "-c", script)
     assert lines[0] != "sh"
     assert "No such file" in lines[1]
-    assert lines[2:] == ["0::/workload", "done"]
+    assert lines[2:] == ["0::/zonal/workload", "done"]
 
 
 def test_hooks_run_in_the_zone(host: Host, tmp_path: Path) -> None:
