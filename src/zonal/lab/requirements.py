@@ -48,6 +48,7 @@ FOR_ORDINARY_USERS = (Requirement("uidmap", "newuidmap"),)
 FOR_TESTS = (
     Requirement("gcc", "gcc"),
     Requirement("libc6-dev", "/usr/include/stdio.h"),
+    Requirement("linux-libc-dev", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
     Requirement("libxen-dev", "/usr/include/xen/domctl.h"),
     Requirement("erofs-utils", "mkfs.erofs"),
     Requirement("skopeo", "skopeo"),
