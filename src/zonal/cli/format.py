@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from zonal.cli.errors import printable
@@ -85,6 +85,12 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def show_fields(values: Mapping[str, str]) -> str:
+    """Names and values, a line each, the values below one another."""
+    width = max(map(len, values))
+    return "\n".join(f"{name.ljust(width)}   {printable(value)}" for name, value in values.items())
 
 
 def shorten(text: str, width: int) -> str:

@@ -10,7 +10,7 @@ import click
 
 from zonal.cli.connect import DEFAULT_SOCKET, host_option, lab_option, socket_path, zonald
 from zonal.cli.errors import printable
-from zonal.cli.format import show_size
+from zonal.cli.format import show_fields, show_size
 from zonal.errors import AccessDeniedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def info(as_json: bool, host: str | None, lab: str | None) -> None:
         "memory": f"{show_size(found.memory_bytes)}, {show_size(found.free_bytes)} free for zones{scrubbing}",
         "command line": found.xen_command_line or "(empty)",
     }
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        click.echo(f"{name.ljust(width)}   {printable(value)}")
+    click.echo(show_fields(lines))
 
 
 @host_group.command("dmesg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zonal.cli.connect import host_option, lab_option, zonald
-from zonal.cli.format import show_size
+from zonal.cli.format import show_fields, show_size
 
 
 @click.command("info")
@@ -31,9 +31,7 @@ def info(as_json: bool, host: str | None, lab: str | None) -> None:
         "memory": f"{show_size(reply.memory_bytes)}, {show_size(reply.free_bytes)} of it free for zones",
         "zonald": f"{show_size(reply.resident_bytes)} resident",
     }
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        click.echo(f"{name.ljust(width)}   {value}")
+    click.echo(show_fields(lines))
 
 
 @click.command("version")

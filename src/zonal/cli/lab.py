@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zonal.cli.format import parse_size, show_size, show_table
+from zonal.cli.format import parse_size, show_fields, show_size, show_table
 from zonal.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -206,9 +206,7 @@ def _describe(found: Status) -> None:
         lines["source"] = "older than here; the next command refreshes it"
     if found.recipe_current is False:
         lines["recipe"] = "has changed; the next command makes the lab's system anew"
-    width = max(map(len, lines))
-    for key, value in lines.items():
-        click.echo(f"{key.ljust(width)}   {value}")
+    click.echo(show_fields(lines))
 
 
 def _harmless(line: str) -> str:

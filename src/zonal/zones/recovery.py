@@ -25,8 +25,6 @@ from zonal.zones.spec import ExitResult, ZoneRecord, ZoneState
 
 log = logging.getLogger(__name__)
 
-log = logging.getLogger(__name__)
-
 GONE_STATUS = 255
 """Exit status of a workload whose end nobody saw: that of docker for a container lost with its host."""
 
@@ -65,34 +63,11 @@ class RecoveredZones(ZoneLives):
             task.cancel()
 
     async def _take_back_one(self, record: ZoneRecord, info: DomainInfo | None) -> None:
-        if record.state is ZoneState.CREATING or info is None or info.dying:
+        if info is None or info.dying or not record.state.alive or record.state is ZoneState.CREATING:
             await ShareServer(self._zone_folder(record.id)).stop()  # it holds pages of the zone
-        if not record.state.alive:
             if info is not None:
                 await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
-            self._resume_restart(record)
-            return
-        if record.state is ZoneState.CREATING and record.started_ns:
-            # It was about to be started again: what it was before stays.
-            if info is not None:
-                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
-            self._lost(record, "zonald ended while the zone was started", ran_ns=0)
-            return
-        if record.state is ZoneState.CREATING:
-            # The client that asked for it has seen its call fail: nothing is to be left.
-            if info is not None:
-                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
-            self._forget(record.id)
-            return
-        if info is None or info.dying:
-            if info is not None:
-                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
-            if record.boot_id == read_boot_id():
-                ran_ns = time.time_ns() - record.started_ns
-                self._lost(record, "its domain was gone when zonald started", ran_ns=ran_ns)
-            else:
-                due = NO_RESTARTS_YET if with_daemon(record.spec.restart, record.restarts) else None
-                self._note_end(record, ExitResult(GONE_STATUS, "the host was restarted"), crashed=True, due=due)
+            self._write_down(record)
             return
         zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
         domain_id = zone.domain_id = info.domain_id
@@ -109,6 +84,22 @@ class RecoveredZones(ZoneLives):
             log.info("zone %s taken over, domain %d", record.name, domain_id)
 
         self._begin(zone, take_over)
+
+    def _write_down(self, record: ZoneRecord) -> None:
+        """What became of a zone that has no domain any more."""
+        if not record.state.alive:
+            self._resume_restart(record)
+        elif record.state is ZoneState.CREATING and record.started_ns:
+            # It was about to be started again: what it was before stays.
+            self._lost(record, "zonald ended while the zone was started", ran_ns=0)
+        elif record.state is ZoneState.CREATING:
+            # The client that asked for it has seen its call fail: nothing is to be left.
+            self._forget(record.id)
+        elif record.boot_id == read_boot_id():
+            self._lost(record, "its domain was gone when zonald started", ran_ns=time.time_ns() - record.started_ns)
+        else:
+            due = NO_RESTARTS_YET if with_daemon(record.spec.restart, record.restarts) else None
+            self._note_end(record, ExitResult(GONE_STATUS, "the host was restarted"), crashed=True, due=due)
 
     def _lost(self, record: ZoneRecord, reason: str, *, ran_ns: int) -> None:
         due = after_end(record.spec.restart, record.restarts, status=GONE_STATUS, ran_ns=ran_ns, crashed=True)
