@@ -52,8 +52,9 @@ def import_debian(image: str, work: Path, programs: Sequence[str], files: Sequen
     root.mkdir()
     run(["tar", "-C", str(root), "-xf", str(tar)])
     names = {name.lstrip("/") for name in (*files, *programs, *_libraries(programs))}
-    copies = subprocess.run(["tar", "-C", "/", "-c", *sorted(names)], stdout=subprocess.PIPE, check=True)
-    subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
+    if names:
+        copies = subprocess.run(["tar", "-C", "/", "-c", *sorted(names)], stdout=subprocess.PIPE, check=True)
+        subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
     run(["tar", "-C", str(root), "-cf", str(tar), "."])
     shutil.rmtree(root)
     run(["zonal", "image", "import", str(tar), image])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.side_by_side import Row, Samples, measure, medians, options, promise
+from benchmarks.measuring import Samples
+from benchmarks.side_by_side import Row, measure, medians, options, promise
 
 PACKAGES = ("docker.io", "docker-cli", "iperf3")
 LIMITS = {

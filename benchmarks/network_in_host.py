@@ -1,6 +1,6 @@
 """Measures TCP inside the lab's host by iperf3: one line of JSON at the end, in Mbit/s; progress on stderr.
 
-Standard library only, since it is sent there by itself. Zone and container take turns: each side has a server in one
+Standard library only. Zone and container take turns: each side has a server in one
 zone or container, and a client in another; the host has a server too.
 """
 
@@ -10,15 +10,15 @@ import argparse
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
+
+from benchmarks.measuring import SIDES, Samples, import_debian, note, output, run
 
 WORK = Path("/var/lib/zonal/bench-network")
 IMAGE = "iperf:1"
 SECONDS = 5
 MEMORY = "256M"
-SIDES = ("zonal", "docker")
 
 
 def main() -> None:
@@ -28,11 +28,11 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    samples: dict[str, dict[str, list[float]]] = {}
+    samples: Samples = {}
     clean()
     server = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
     try:
-        make_image()
+        import_debian(IMAGE, WORK, ["/usr/bin/iperf3"])
         for who in SIDES:
             run([who, "run", "-d", "--name", "iperf-server", "-m", MEMORY, IMAGE, "iperf3", "-s"])
         time.sleep(3)
@@ -72,48 +72,6 @@ def throughput(who: str, address: str, *options: str) -> float:
     client = ["iperf3", "-c", address, "-t", str(SECONDS), "-O", "1", "-J", *options]
     text = output([who, "run", "--rm", "-m", MEMORY, IMAGE, *client])
     return float(json.loads(text)["end"]["sum_received"]["bits_per_second"]) / 1e6
-
-
-def make_image() -> None:
-    """Debian with iperf3, for both."""
-    tar = WORK / "image.tar"
-    with tar.open("wb") as file:
-        inside = ["tar", "-C", "/", "--one-file-system", "-c", "."]
-        command = ["zonal", "run", "--rm", "--network", "none", "debian:13", *inside]
-        subprocess.run(command, stdout=file, check=True)
-    found = output(["ldd", "/usr/bin/iperf3"]).split()
-    words = [word for word in found if word.startswith("/")]
-    libraries = {Path("/usr", word[1:]) if word.startswith("/lib") else Path(word) for word in words}
-    libraries = {path for path in libraries if path.is_file()}
-    names = {"/usr/bin/iperf3", *map(str, libraries), *(str(path.resolve()) for path in libraries)}
-    root = WORK / "root"
-    root.mkdir()
-    run(["tar", "-C", str(root), "-xf", str(tar)])
-    copies = subprocess.run(
-        ["tar", "-C", "/", "-c", *(name.lstrip("/") for name in sorted(names))], stdout=subprocess.PIPE, check=True
-    )
-    subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
-    run(["tar", "-C", str(root), "-cf", str(tar), "."])
-    shutil.rmtree(root)
-    run(["zonal", "image", "import", str(tar), IMAGE])
-    run(["docker", "import", str(tar), IMAGE])
-    tar.unlink()
-
-
-def note(samples: dict[str, dict[str, list[float]]], key: str, who: str, value: float) -> None:
-    """Keeps and shows a sample."""
-    samples.setdefault(key, {}).setdefault(who, []).append(value)
-    print(f"{key}, {who}: {value:.0f} Mbit/s", file=sys.stderr, flush=True)
-
-
-def output(command: list[str]) -> str:
-    """Of a command that must succeed."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def run(command: list[str]) -> None:
-    """A command that must succeed."""
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measures zones that run, inside the lab's host: one line of JSON at the end; progress on stderr.
 
-Standard library only, since it is sent there by itself. ``exec`` and streams: zone and container in turns. Then many
-zones at once: how long each took to start, how long a list of them takes, and zonald's memory.
+Standard library only. ``exec`` and streams: zone and container in turns. Then many zones at once: how long each took to
+start, how long a list of them takes, and zonald's memory.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.measuring import SIDES, Samples, import_debian, note, output, run, timed
+
 IMAGE = "debian:13"
-SIDES = ("zonal", "docker")
+BENCH_IMAGE = "bench-service:1"
+WORK = Path("/var/lib/zonal/bench-service")
 STREAM_MIB = 64
 ECHOES = 200
 ZONE_MEMORY = "64M"
@@ -29,7 +33,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("exec", "streams", "many"))
     parser.add_argument("--zones", type=int, default=100)
     given = parser.parse_args()
-    samples: dict[str, dict[str, list[float]]] = {}
+    samples: Samples = {}
     clean()
     try:
         if given.only != "many":
@@ -50,17 +54,14 @@ def main() -> None:
 
 def prepare() -> None:
     """The same image for both, and one of each that runs."""
-    tree = subprocess.Popen(
-        ["zonal", "run", "--rm", "--network", "none", IMAGE, "tar", "-C", "/", "--one-file-system", "-c", "."],
-        stdout=subprocess.PIPE,
-    )
-    subprocess.run(["docker", "import", "-", IMAGE], stdin=tree.stdout, stdout=sys.stderr, check=True)
-    assert tree.wait() == 0
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    import_debian(BENCH_IMAGE, WORK, ())
     for who in SIDES:
-        run([who, "run", "-d", "--name", "bench", "--network", "none", IMAGE, "sleep", "100000"])
+        run([who, "run", "-d", "--name", "bench", "--network", "none", BENCH_IMAGE, "sleep", "100000"])
 
 
-def measure_streams(samples: dict[str, dict[str, list[float]]], who: str) -> None:
+def measure_streams(samples: Samples, who: str) -> None:
     """Bytes in and out, and one byte there and back."""
     size = STREAM_MIB << 20
     begin = time.monotonic()
@@ -102,7 +103,7 @@ def measure_streams(samples: dict[str, dict[str, list[float]]], who: str) -> Non
         note(samples, "a byte there and back, ms", who, statistics.median(times))
 
 
-def measure_many(samples: dict[str, dict[str, list[float]]], zones: int) -> None:
+def measure_many(samples: Samples, zones: int) -> None:
     """Zones that sleep, one after another."""
     pid = output(["systemctl", "show", "--property", "MainPID", "--value", "zonald"]).strip()
     for number in range(zones):
@@ -121,29 +122,6 @@ def clean() -> None:
     subprocess.run(
         "zonal zone ls -aq | xargs -r zonal zone rm -f; docker rm -f bench", shell=True, check=False, stdout=sys.stderr
     )
-
-
-def note(samples: dict[str, dict[str, list[float]]], key: str, who: str, value: float) -> None:
-    """Keeps and shows a sample."""
-    samples.setdefault(key, {}).setdefault(who, []).append(value)
-    print(f"{key}, {who}: {value:.3f}", file=sys.stderr, flush=True)
-
-
-def timed(command: list[str]) -> float:
-    """Seconds."""
-    begin = time.monotonic()
-    run(command)
-    return time.monotonic() - begin
-
-
-def output(command: list[str]) -> str:
-    """Of a command that must succeed."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def run(command: list[str]) -> None:
-    """A command that must succeed."""
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

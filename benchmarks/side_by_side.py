@@ -1,23 +1,27 @@
 """Zones beside Docker's containers in one host: the lab they share, the program that measures there, and the report.
 
-The program is sent into the lab by itself, takes zone and container in turns, and ends with one line of JSON: for each
-thing that is measured, and each of ``zonal`` and ``docker``, the samples.
+The program is sent into the lab with ``benchmarks.measuring``, takes zone and container in turns, and ends with one
+line of JSON: for each thing that is measured, and each of ``zonal`` and ``docker``, the samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import subprocess
+import zipfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from benchmarks.measuring import Samples
 from benchmarks.run import MEMORY, ROOT, ZONAL, print_summary, run
 
-Samples = dict[str, dict[str, list[float]]]
 Row = dict[str, Any]
+SENT = "/var/tmp/zonal-bench.pyz"
+"""Where the program is in the lab's host."""
 
 
 def options(description: str | None, lab: str, parts: Sequence[str] = ()) -> argparse.Namespace:
@@ -38,8 +42,8 @@ def measure(
     run([ZONAL, "run", "--rm", "--lab", given.lab, "debian:13", "true"])
     passed_on = f"--rounds {given.rounds}" + (f" --only {given.only}" if given.only else "")
     done = subprocess.run(
-        [ZONAL, "lab", "shell", "--name", given.lab, "--", f"python3 - {passed_on}"],
-        input=(ROOT / "benchmarks" / f"{name}_in_host.py").read_bytes(),
+        [ZONAL, "lab", "shell", "--name", given.lab, "--", f"cat > {SENT} && python3 {SENT} {passed_on}"],
+        input=program(f"{name}_in_host"),
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -53,6 +57,16 @@ def measure(
     print_summary(rows)
     print(f"\nall samples: {path.relative_to(ROOT)}")
     run([ZONAL, "lab", "down", "--name", given.lab])
+
+
+def program(module: str) -> bytes:
+    """A module of ``benchmarks`` that runs by itself, as a zip archive that Python takes for a program."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("__main__.py", f"from benchmarks.{module} import main\n\nmain()\n")
+        for name in ("__init__", "measuring", module):
+            archive.write(ROOT / "benchmarks" / f"{name}.py", f"benchmarks/{name}.py")
+    return data.getvalue()
 
 
 def promise(what: str, ratio: float, least: float) -> Row:

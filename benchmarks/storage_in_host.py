@@ -1,6 +1,6 @@
 """Measures images and storage inside the lab's host: one line of JSON at the end, progress on stderr.
 
-Standard library only, since it is sent there by itself. Zone and container take turns. I/O is fio's, direct, from the
+Standard library only. Zone and container take turns. I/O is fio's, direct, from the
 same image; rates are MiB/s, of random reads operations a second, and pulls and ``git status`` are seconds.
 """
 
@@ -13,11 +13,12 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measuring import Samples, import_debian, note, output, run, timed
 
 WORK = Path("/var/lib/zonal/bench")
 REGISTRY = "127.0.0.1:5055"  # Debian's own service has 5000, and wants a password
@@ -38,7 +39,7 @@ def main() -> None:
     rounds = given.rounds
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    samples: dict[str, dict[str, list[float]]] = {}
+    samples: Samples = {}
     try:
         if given.only in (None, "pulls"):
             measure_pulls(samples, rounds)
@@ -54,7 +55,7 @@ def main() -> None:
     print(json.dumps(samples))
 
 
-def measure_pulls(samples: dict[str, dict[str, list[float]]], rounds: int) -> None:
+def measure_pulls(samples: Samples, rounds: int) -> None:
     """300 MiB in five layers, and another image with four of them, from a registry on the loopback."""
     configuration = WORK / "registry.yml"
     configuration.write_text(
@@ -134,40 +135,12 @@ def push(tag: str, layers: list[Path]) -> None:
 
 def make_image() -> None:
     """Debian with fio, git and a large file, for both."""
-    tar = WORK / "image.tar"
-    with tar.open("wb") as file:
-        subprocess.run(
-            ["zonal", "run", "--rm", "debian:13", "tar", "-C", "/", "--one-file-system", "-c", "."],
-            stdout=file,
-            check=True,
-        )
-    programs = ["/usr/bin/fio", "/usr/bin/git"]
-    found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout.split()
-    # /lib is a link to /usr/lib; each library by its name, and the file that it leads to.
-    words = [word for word in found if word.startswith("/")]
-    libraries = {Path("/usr", word[1:]) if word.startswith("/lib") else Path(word) for word in words}
-    libraries = {path for path in libraries if path.is_file()}
-    names = {*programs, *map(str, libraries), *(str(path.resolve()) for path in libraries)}
     run(["dd", "if=/dev/urandom", "of=/data.bin", "bs=1M", f"count={FILE}", "status=none"])
-    # By a folder, since Docker takes no tar that has a name twice.
-    root = WORK / "root"
-    root.mkdir()
-    run(["tar", "-C", str(root), "-xf", str(tar)])
-    copies = subprocess.run(
-        ["tar", "-C", "/", "-c", "data.bin", *(name.lstrip("/") for name in sorted(names))],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
-    run(["tar", "-C", str(root), "-cf", str(tar), "."])
-    shutil.rmtree(root)
+    import_debian(IMAGE, WORK, ["/usr/bin/fio", "/usr/bin/git"], ["/data.bin"])
     Path("/data.bin").unlink()
-    run(["zonal", "image", "import", str(tar), IMAGE])
-    run(["docker", "import", str(tar), IMAGE])
-    tar.unlink()
 
 
-def measure_disks(samples: dict[str, dict[str, list[float]]], rounds: int) -> None:
+def measure_disks(samples: Samples, rounds: int) -> None:
     """fio on a file of the image, and on a volume."""
     run(["zonal", "volume", "create", "bench", "--size", "2G"])
     run(["docker", "volume", "create", "bench"])
@@ -183,7 +156,7 @@ def measure_disks(samples: dict[str, dict[str, list[float]]], rounds: int) -> No
                 note(samples, key, who, rate([*command, *job], operations=key == "volume random"))
 
 
-def measure_directory(samples: dict[str, dict[str, list[float]]], rounds: int) -> None:
+def measure_directory(samples: Samples, rounds: int) -> None:
     """A directory of the host, by 9p and by a bind mount."""
     shared = WORK / "shared"
     shared.mkdir()
@@ -232,29 +205,6 @@ def rate(command: list[str], *, operations: bool) -> float:
     (job,) = json.loads(text[text.index("{") :])["jobs"]
     side = job["read"] if job["read"]["total_ios"] else job["write"]
     return float(side["iops"]) if operations else float(side["bw_bytes"]) / (1 << 20)
-
-
-def note(samples: dict[str, dict[str, list[float]]], key: str, who: str, value: float) -> None:
-    """Keeps and shows a sample."""
-    samples.setdefault(key, {}).setdefault(who, []).append(value)
-    print(f"{key}, {who}: {value:.2f}", file=sys.stderr, flush=True)
-
-
-def timed(command: list[str]) -> float:
-    """Seconds."""
-    begin = time.monotonic()
-    run(command)
-    return time.monotonic() - begin
-
-
-def output(command: list[str]) -> str:
-    """Of a command that must succeed."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def run(command: list[str]) -> None:
-    """A command that must succeed."""
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
 
 
 if __name__ == "__main__":
