@@ -11,11 +11,10 @@ from pathlib import Path
 from zonal.errors import UnavailableError
 from zonal.images.files import write_file
 from zonal.images.kernels import Kernel, KernelStore
-from zonal.xen.build.kernel import load_kernel
+from zonal.xen.build.kernel import KernelImage, load_kernel
 from zonal.xen.domain import finish_in_thread
 from zonal.zones import initrd, system_image
 from zonal.zones import modules as kernel_modules
-from zonal.zones.live_zone import BootFiles
 from zonal.zones.modules import has_modules
 
 BUSYBOX = Path("/usr/bin/busybox")
@@ -40,6 +39,16 @@ COMMAND_LINE = " ".join(
         f"initcall_blacklist={','.join(SKIPPED_INITCALLS)}",
     )
 )
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """What a zone boots: the kernel, its initrd, and the read-only system image with the agent."""
+
+    kernel: KernelImage
+    initrd: Path
+    system_image: Path
+    command_line: str
 
 
 @dataclass(frozen=True)

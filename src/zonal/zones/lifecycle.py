@@ -16,7 +16,7 @@ from zonal.volumes.store import VolumeStore
 from zonal.xen import domctl
 from zonal.zones.events import EventLog
 from zonal.zones.host import XenHost
-from zonal.zones.live_zone import KILL_TIMEOUT, SIGKILL
+from zonal.zones.live_zone import KILL_TIMEOUT
 from zonal.zones.lives import BootSource, read_boot_id
 from zonal.zones.networking import FILES
 from zonal.zones.paths import Change, PathInfo
@@ -27,6 +27,7 @@ from zonal.zones.restart import RestartKind, check_restart, stops
 from zonal.zones.running import AttachedZone
 from zonal.zones.spec import ExitResult, HostInfo, ZoneRecord, ZoneSpec, ZoneState, ZoneUpdate
 from zonal.zones.state import ZoneStore
+from zonal.zones.workload import SIGKILL
 
 
 class ZoneManager(RecoveredZones):
@@ -52,7 +53,7 @@ class ZoneManager(RecoveredZones):
         )
         self._events.emit("create", spec)
         zone = self._zone(spec, clock)
-        audience = None if spec.detach else zone.audiences.join()
+        audience = None if spec.detach else zone.workload.audiences.join()
         task = self._begin(zone, lambda stack: self._launch(zone, stack))
         try:
             await asyncio.shield(zone.launched)
@@ -68,15 +69,15 @@ class ZoneManager(RecoveredZones):
         record = self._records.find(ref)
         if start and not record.state.alive:
             zone = self._start_again(record)
-            audience = zone.audiences.join()
+            audience = zone.workload.audiences.join()
             try:
                 await asyncio.shield(zone.launched)
             except asyncio.CancelledError:
-                zone.audiences.leave(audience)
+                zone.workload.audiences.leave(audience)
                 raise
         else:
             zone = self._running(record)
-            audience = zone.audiences.join()
+            audience = zone.workload.audiences.join()
         return AttachedZone(zone, self._records, audience, stdin=stdin)
 
     async def start(self, ref: str) -> None:

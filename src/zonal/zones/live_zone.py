@@ -8,16 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, Never, cast
+from typing import TYPE_CHECKING, Never
 
 from zonal.errors import (
-    CommandNotExecutableError,
-    CommandNotFoundError,
     DeadlineError,
     InvalidInputError,
     NotFoundError,
@@ -30,14 +28,13 @@ from zonal.network.attachments import Attachments
 from zonal.xen import domctl
 from zonal.xen.abi.domctl import SHUTDOWN_CRASH
 from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
-from zonal.xen.build.kernel import KernelImage
 from zonal.xen.channel import Channel
 from zonal.xen.console import Console
 from zonal.xen.console_log import ConsoleLog
 from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
 from zonal.xen.domctl import DomainLimits
-from zonal.zones.audience import Audiences
+from zonal.zones.boot_files import BootFiles
 from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
 from zonal.zones.execs import PROBE, ExecProcess, Execs
 from zonal.zones.host import XenHost
@@ -53,11 +50,12 @@ from zonal.zones.resources import Resources
 from zonal.zones.restart import stops
 from zonal.zones.runtime_options import Namespaces
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
-from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
 from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec, ZoneStatistics
 from zonal.zones.state import ZoneStore
 from zonal.zones.statistics import read_statistics
 from zonal.zones.storage import StorageSources, ZoneStorage
+from zonal.zones.watching import while_watching
+from zonal.zones.workload import SIGKILL, Workload
 from zonal.zones.zone_resources import ZoneResources
 
 if TYPE_CHECKING:
@@ -66,40 +64,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORKLOAD = "workload"
-STDIN, STDOUT, STDERR = 1, 2, 3
-"""Numbers of the workload's streams on the channel."""
 CALL_TIMEOUT = 60.0
-DRAIN_TIMEOUT = 20.0
-"""Seconds without any output after the workload's end, after which its streams count as ended."""
 KILL_TIMEOUT = 10.0
-SIGKILL = 9
 STATUS_KILLED = 128 + SIGKILL
 STATUS_REFUSED = 125
 CONSOLE_LOG = "console.log"
-OUT_OF_MEMORY = "out of memory"
-"""Why a workload has ended whose zone had not enough of it."""
-
 _SYSCTLS = {
     # As docker has it: every user may ping, and have any port.
     "net.ipv4.ping_group_range": "0 2147483647",
     "net.ipv4.ip_unprivileged_port_start": "0",
 }
-_REFUSALS: dict[str, type[ZonalError]] = {
-    "not-found": CommandNotFoundError,
-    "not-executable": CommandNotExecutableError,
-    "no-user": InvalidInputError,
-    "no-device": InvalidInputError,
-}
-
-
-@dataclass(frozen=True)
-class BootFiles:
-    """What a zone boots: the kernel, its initrd, and the read-only system image with the agent."""
-
-    kernel: KernelImage
-    initrd: Path
-    system_image: Path
-    command_line: str
 
 
 class LiveZone:
@@ -128,7 +102,7 @@ class LiveZone:
         self.folder = folder
         self.launched: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[ExitResult] = loop.create_future()
-        self.audiences = Audiences()
+        self.workload = Workload(WORKLOAD)
         self.execs = Execs(lives, spec, WORKLOAD)
         self.clock = clock
         self.domain_id = 0
@@ -161,17 +135,9 @@ class LiveZone:
         self._changing = asyncio.Lock()
         """Held by whoever changes what is mounted."""
         self._session: Session | None = None
-        self._output: OutputLog | None = None
         self._console_log: ConsoleLog | None = None
-        self._outputs: list[tuple[Literal[1, 2], OutputReader]] = []
-        self.stdin: InputWriter | None = None
         self.console_begin = 0
         """Bytes of the console's file that are of earlier runs."""
-
-    @property
-    def output_log(self) -> OutputLog | None:
-        """The log while it is open."""
-        return self._output
 
     @property
     def console_log(self) -> ConsoleLog | None:
@@ -222,7 +188,7 @@ class LiveZone:
             await self._open_console(stack, domain.built.console_port)
             await domain.start()
         started = clock.now()
-        async with _while_watching(self._watch_domain()):
+        async with while_watching(self._watch_domain()):
             session = await self._open_session(stack, spec.id[:16])
             greeting = await session.greeted(self._agent_timeout)
             ready = clock.now()
@@ -256,22 +222,12 @@ class LiveZone:
         self._storage.take_over(stack, mounted)
         stack.push_async_callback(self._destroy)
         await self._open_console(stack, console_port)
-        async with _while_watching(self._watch_domain()):
+        async with while_watching(self._watch_domain()):
             await self.met.wait()
             await self._host.store.write(f"{domain_path(domain_id)}/zonal/host", epoch)
-            assert self._output is not None
-            kept = self._output.offsets
-            session = await self._open_session(stack, epoch, {STDOUT: kept[1], STDERR: kept[2]})
+            session = await self._open_session(stack, epoch, self.workload.consumed)
             greeting = await session.greeted(self._agent_timeout)
-        self._outputs = [
-            (1 if number == STDOUT else 2, reader)
-            for number, reader in session.outputs.items()
-            if number in (STDOUT, STDERR)
-        ]
-        stdin = session.inputs.get(STDIN)
-        if stdin is not None and not self.spec.terminal and not self.spec.detach:
-            stdin.end()  # whoever wrote to it is gone with the daemon of then
-        self.stdin = stdin
+        self.workload.take_over(session, self.spec)
         self.execs.take_over(session, greeting.workloads)
         self._resources.attend(stack, session)
 
@@ -283,7 +239,7 @@ class LiveZone:
         assert self._session is not None
         begin = self.clock.now()
         try:
-            async with _while_watching(self._watch_domain()):
+            async with while_watching(self._watch_domain()):
                 exit_ = await self._carry(self._session)
                 self._network.begin_end()
                 await self.execs.finish()
@@ -300,7 +256,7 @@ class LiveZone:
         """Sends a signal to the workload's first process, by hand; to all of them when it is SIGKILL."""
         if stops(number, self.spec.stop_signal):
             self.mark_stopped()
-        await self._call("signal", {"id": WORKLOAD, "signal": number, "all": number == SIGKILL})
+        await self._send(number)
 
     async def exec(self, spec: ExecSpec) -> ExecProcess:
         """Starts a further process in the container; see ``Execs.start``."""
@@ -355,7 +311,7 @@ class LiveZone:
 
     async def resize(self, size: TerminalSize) -> None:
         """Sets the terminal's size."""
-        await self._call("resize", {"id": WORKLOAD, "rows": size.rows, "columns": size.columns})
+        await self._ask(self.workload.resize(self._running_session(), size))
 
     async def stop(self, number: int, timeout: float) -> None:
         """Signal, patience, SIGKILL, and at last the domain itself; returns when the zone is gone."""
@@ -407,9 +363,12 @@ class LiveZone:
         """Until the zone has ended, however it did."""
         await asyncio.wait([self.ended])
 
-    async def _call(self, method: str, params: dict[str, str | int | bool]) -> None:
+    async def _send(self, number: int) -> None:
+        await self._ask(self.workload.signal(self._running_session(), number))
+
+    async def _ask(self, call: Awaitable[None]) -> None:
         try:
-            await self._running_session().call(method, dict(params), CALL_TIMEOUT)
+            await call
         except CallRefusedError as error:
             # A workload that has just ended cannot be signalled; its end is on its way to us.
             log.info("zone %s: %s", self.spec.name, error)
@@ -430,10 +389,10 @@ class LiveZone:
 
     def _open_logs(self, stack: AsyncExitStack) -> OutputLog:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._output = stack.enter_context(OutputLog(self.folder, self.spec.log))
+        output = self.workload.open_log(stack, self.folder, self.spec)
         self._console_log = ConsoleLog(self.folder / CONSOLE_LOG)
         stack.callback(self._console_log.close)
-        return self._output
+        return output
 
     async def _open_console(self, stack: AsyncExitStack, port: int) -> None:
         assert self._console_log is not None
@@ -485,33 +444,8 @@ class LiveZone:
         await self._storage.attach_at_launch(session, self.domain_id, WORKLOAD)
         await self._network.configure(session)
         await self._set_sysctls(session)
-        self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
-        self._outputs = [(1, session.open_output(STDOUT))]
-        if not spec.terminal:
-            self._outputs.append((2, session.open_output(STDERR)))
-        session.expect_workload(WORKLOAD)
-        params: dict[str, Value] = {
-            "id": WORKLOAD,
-            "root": WORKLOAD,
-            "config": runtime_config(spec, self._oci_mounts(), self._storage.oci_devices()),
-            "user": spec.user,
-            "groups": [*spec.runtime.security.groups],
-            "devices": self._storage.zone_devices(),
-            "every_device": spec.runtime.security.privileged,
-            "terminal": spec.terminal,
-            "stdin": STDIN if self.stdin else 0,
-            "stdout": STDOUT,
-            "stderr": 0 if spec.terminal else STDERR,
-            "rows": spec.terminal_size.rows,
-            "columns": spec.terminal_size.columns,
-        }
-        try:
-            await session.call("run", params, CALL_TIMEOUT)
-        except CallRefusedError as refusal:
-            kind = _REFUSALS.get(refusal.code)
-            if kind is None:
-                raise
-            raise kind(refusal.reason) from refusal
+        config = runtime_config(spec, self._oci_mounts(), self._storage.oci_devices())
+        await self.workload.start(session, spec, config, self._storage.zone_devices())
 
     async def _set_sysctls(self, session: Session) -> None:
         """Those that the user wants of the zone's kernel; the container's own are crun's to set."""
@@ -530,37 +464,10 @@ class LiveZone:
         return sorted(mounts, key=lambda mount: len(PurePosixPath(str(mount["destination"])).parts))
 
     async def _carry(self, session: Session) -> ExitResult:
-        """All output into the log and to the audience, until its end and the workload's."""
-        async with asyncio.TaskGroup() as group:
-            pumps = [group.create_task(self._pump(stream, reader)) for stream, reader in self._outputs]
-            try:
-                exit_ = await session.wait_exited(WORKLOAD)
-            except SessionEndedError as error:
-                raise self._failed(str(error)) from error
-            for pump in pumps:
-                await self._drained(pump)
-        reason = OUT_OF_MEMORY if exit_.out_of_memory else ""
-        return ExitResult(exit_.shell_status, reason)
-
-    async def _pump(self, stream: Literal[1, 2], reader: OutputReader) -> None:
-        assert self._output is not None
         try:
-            while data := await reader.read():
-                self._output.append(stream, data)
-                await self.audiences.put((stream, data))
-                reader.done(len(data))
-        except StreamBrokenError:
-            return  # why is told where the session's end is
-
-    async def _drained(self, pump: asyncio.Task[None]) -> None:
-        assert self._output is not None
-        while not pump.done():
-            before = sum(self._output.offsets.values())
-            await asyncio.wait([pump], timeout=DRAIN_TIMEOUT)
-            if not pump.done() and sum(self._output.offsets.values()) == before and not self.audiences.full:
-                # A zone that tells of no end; its workload's is known, and so is all the output that there was.
-                pump.cancel()
-                return
+            return await self.workload.carry(session)
+        except SessionEndedError as error:
+            raise self._failed(str(error)) from error
 
     async def _watch_domain(self) -> Never:
         """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""
@@ -585,21 +492,3 @@ def _id_maps(spaces: Namespaces) -> dict[str, Value]:
     """Parameters of ``prepare_root``; none without a user namespace."""
     pairs = {"uids": spaces.uids, "gids": spaces.gids}
     return {name: [[each.container, each.zone, each.size] for each in maps] for name, maps in pairs.items() if maps}
-
-
-@asynccontextmanager
-async def _while_watching(watcher: Coroutine[None, None, Never]) -> AsyncGenerator[None]:
-    """Runs the block beside a watcher, which returns only by raising: then the block is cancelled, and that raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watcher)
-            yield
-            watching.cancel()
-    except BaseExceptionGroup as failures:
-        raise _first(failures) from None
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first; a block may have had groups of its own."""
-    first = failures.exceptions[0]
-    return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first

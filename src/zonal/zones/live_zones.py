@@ -13,7 +13,7 @@ from zonal.zones.boot_log import BootLog, console_lines
 from zonal.zones.events import EventLog
 from zonal.zones.execs import ExecProcess
 from zonal.zones.host import XenHost
-from zonal.zones.live_zone import CONSOLE_LOG, SIGKILL, LiveZone
+from zonal.zones.live_zone import CONSOLE_LOG, LiveZone
 from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Mount
 from zonal.zones.names import check_name
@@ -31,6 +31,7 @@ from zonal.zones.spec import (
     ZoneStatistics,
 )
 from zonal.zones.state import ZoneStore
+from zonal.zones.workload import SIGKILL
 
 
 class LiveZones:
@@ -142,7 +143,7 @@ class LiveZones:
         """See ``ZoneService``."""
         record = self._records.find(ref)
         zone = self._live.get(record.id)
-        async for chunk in stream_log(self._zone_folder(record.id), query, zone.output_log if zone else None):
+        async for chunk in stream_log(self._zone_folder(record.id), query, zone.workload.log if zone else None):
             yield chunk
 
     async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:

@@ -19,12 +19,13 @@ from zonal.network.attachments import Attachments
 from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
 from zonal.xen.console_log import find_panic, quote_console
+from zonal.zones.boot_files import BootFiles
 from zonal.zones.events import EventLog
 from zonal.zones.health import Health, HealthStatus
 from zonal.zones.health_monitor import HealthMonitor
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
-from zonal.zones.live_zone import OUT_OF_MEMORY, STATUS_REFUSED, BootFiles, LiveZone
+from zonal.zones.live_zone import STATUS_REFUSED, LiveZone
 from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import MountKind
@@ -36,6 +37,7 @@ from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
 from zonal.zones.spec import ExitResult, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources
+from zonal.zones.workload import OUT_OF_MEMORY
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +202,7 @@ class ZoneLives(LiveZones):
             _settle(zone.launched, failure or RuntimeError("the launch ended without a word"))
             zone.ended.cancel()
             return
-        zone.audiences.end()
+        zone.workload.audiences.end()
         if result is not None and failure is not None:
             log.error("zone %s: not all that it held could be given back: %r", zone.spec.name, failure)
         if result is None:

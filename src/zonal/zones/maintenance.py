@@ -17,9 +17,10 @@ from zonal.xen.channel import Channel
 from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path
 from zonal.xen.loop import open_loop
+from zonal.zones.boot_files import BootFiles
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
-from zonal.zones.live_zone import WORKLOAD, BootFiles, LiveZone
+from zonal.zones.live_zone import WORKLOAD, LiveZone
 from zonal.zones.mounts import SCRATCH_DISK
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.session import open_session

@@ -25,7 +25,7 @@ class AttachedZone:
         self._record = records.get(zone.spec.id)
         self._audience = audience
         # One whose zone was started without a client is for all that come, as docker has it.
-        self.stdin = Stdin(zone.stdin if stdin else None, keep_open=zone.spec.terminal or zone.spec.detach)
+        self.stdin = Stdin(zone.workload.stdin if stdin else None, keep_open=zone.spec.terminal or zone.spec.detach)
 
     @property
     def id(self) -> str:
@@ -62,7 +62,7 @@ class AttachedZone:
     async def detach(self) -> None:
         """See ``RunningZone``."""
         if self._audience is not None:
-            self._zone.audiences.leave(self._audience)
+            self._zone.workload.audiences.leave(self._audience)
 
 
 class Stdin:

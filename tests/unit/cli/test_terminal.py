@@ -81,7 +81,8 @@ def test_a_change_of_size_is_passed_on(zonal: Zonal) -> None:
 
 def test_control_c_interrupts_inside_and_not_the_client(shell: Terminal) -> None:
     shell.read_until(rb"\$ ")
-    shell.type(b"echo sleeping; sleep 1000; echo woken $?\n")
+    # Said by who has the terminal: a shell that is interrupted before it hands that over waits for the child's end.
+    shell.type(b"sh -c 'echo sleeping; exec sleep 1000'; echo woken $?\n")
     shell.read_until(rb"\r\nsleeping\r\n")
     shell.type(b"\x03")
     shell.read_until(rb"\$ ")

@@ -16,11 +16,12 @@ from zonal.errors import ResourceExhaustedError, WrongStateError, ZoneFailedErro
 from zonal.images.healthcheck import HealthCheck
 from zonal.xen import domctl
 from zonal.zones import recovery
+from zonal.zones.boot_files import BootFiles
 from zonal.zones.events import EventLog
 from zonal.zones.health import HealthStatus
 from zonal.zones.host import XenHost
 from zonal.zones.lifecycle import ZoneManager
-from zonal.zones.live_zone import BootFiles, LiveZone
+from zonal.zones.live_zone import LiveZone
 from zonal.zones.names import make_id
 from zonal.zones.phases import PhaseClock
 from zonal.zones.restart import RestartKind, RestartPolicy
@@ -57,9 +58,8 @@ class LocalLife(LiveZone):
             raise ZoneFailedError("its kernel crashed")
         return ExitResult(128 - status if status < 0 else status)
 
-    async def _call(self, method: str, params: dict[str, str | int | bool]) -> None:
-        assert method == "signal"
-        self.process.send_signal(cast("int", params["signal"]))
+    async def _send(self, number: int) -> None:
+        self.process.send_signal(number)
 
     async def destroy(self, why: str) -> None:
         self.mark_stopped()

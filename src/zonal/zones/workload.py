@@ -1,0 +1,153 @@
+"""One workload in a running zone: started by the agent, its output kept and handed on, until its end is known.
+
+Its log is the truth of what came out of it; clients hear the same beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from zonal.errors import CommandNotExecutableError, CommandNotFoundError, InvalidInputError, ZonalError
+from zonal.zones.audience import Audiences
+from zonal.zones.output_log import OutputLog
+from zonal.zones.session import CallRefusedError, Session
+from zonal.zones.session_streams import InputWriter, OutputReader, StreamBrokenError
+from zonal.zones.spec import ExitResult, TerminalSize, ZoneSpec
+
+if TYPE_CHECKING:
+    from zonal.agent.protocol.cbor import Value
+
+STDIN, STDOUT, STDERR = 1, 2, 3
+"""Numbers of its streams on the channel."""
+START_TIMEOUT = 60.0
+DRAIN_TIMEOUT = 20.0
+"""Seconds without any output after its end, after which its streams count as ended."""
+SIGKILL = 9
+OUT_OF_MEMORY = "out of memory"
+"""Why a workload has ended whose zone had not enough of it."""
+
+_REFUSALS: dict[str, type[ZonalError]] = {
+    "not-found": CommandNotFoundError,
+    "not-executable": CommandNotExecutableError,
+    "no-user": InvalidInputError,
+    "no-device": InvalidInputError,
+}
+
+
+class Workload:
+    """See the module. ``name`` is the agent's for it, and for its root."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.audiences = Audiences()
+        self.stdin: InputWriter | None = None
+        """Its standard input, if it has one."""
+        self._log: OutputLog | None = None
+        self._outputs: list[tuple[Literal[1, 2], OutputReader]] = []
+
+    @property
+    def log(self) -> OutputLog | None:
+        """Its log while it is open."""
+        return self._log
+
+    @property
+    def consumed(self) -> dict[int, int]:
+        """Bytes of each output stream that its open log has."""
+        assert self._log is not None
+        kept = self._log.offsets
+        return {STDOUT: kept[1], STDERR: kept[2]}
+
+    def open_log(self, stack: AsyncExitStack, folder: Path, spec: ZoneSpec) -> OutputLog:
+        """In ``folder``, until the stack unwinds."""
+        self._log = stack.enter_context(OutputLog(folder, spec.log))
+        return self._log
+
+    async def start(self, session: Session, spec: ZoneSpec, config: dict[str, Value], devices: Sequence[Value]) -> None:
+        """By ``config``, on the root of its name; ``devices`` are the zone's that it is to have.
+
+        Raises ``CommandNotFoundError``, ``CommandNotExecutableError``, ``InvalidInputError``, ``CallRefusedError``.
+        """
+        self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
+        self._outputs = [(1, session.open_output(STDOUT))]
+        if not spec.terminal:
+            self._outputs.append((2, session.open_output(STDERR)))
+        session.expect_workload(self.name)
+        params: dict[str, Value] = {
+            "id": self.name,
+            "root": self.name,
+            "config": config,
+            "user": spec.user,
+            "groups": [*spec.runtime.security.groups],
+            "devices": [*devices],
+            "every_device": spec.runtime.security.privileged,
+            "terminal": spec.terminal,
+            "stdin": STDIN if self.stdin else 0,
+            "stdout": STDOUT,
+            "stderr": 0 if spec.terminal else STDERR,
+            "rows": spec.terminal_size.rows,
+            "columns": spec.terminal_size.columns,
+        }
+        try:
+            await session.call("run", params, START_TIMEOUT)
+        except CallRefusedError as refusal:
+            kind = _REFUSALS.get(refusal.code)
+            if kind is None:
+                raise
+            raise kind(refusal.reason) from refusal
+
+    def take_over(self, session: Session, spec: ZoneSpec) -> None:
+        """Goes on with what another daemon has started; ``session`` has its streams."""
+        self._outputs = [
+            (1 if number == STDOUT else 2, reader)
+            for number, reader in session.outputs.items()
+            if number in (STDOUT, STDERR)
+        ]
+        stdin = session.inputs.get(STDIN)
+        if stdin is not None and not spec.terminal and not spec.detach:
+            stdin.end()  # whoever wrote to it is gone with the daemon of then
+        self.stdin = stdin
+
+    async def carry(self, session: Session) -> ExitResult:
+        """All output into the log and to the audience, until its end and the workload's.
+
+        Raises ``SessionEndedError`` when the agent was lost first.
+        """
+        async with asyncio.TaskGroup() as group:
+            pumps = [group.create_task(self._pump(stream, reader)) for stream, reader in self._outputs]
+            exit_ = await session.wait_exited(self.name)
+            for pump in pumps:
+                await self._drained(pump)
+        return ExitResult(exit_.shell_status, OUT_OF_MEMORY if exit_.out_of_memory else "")
+
+    async def signal(self, session: Session, number: int) -> None:
+        """To its first process, and to all of them when it is SIGKILL. Raises ``CallRefusedError`` at its end."""
+        params: dict[str, Value] = {"id": self.name, "signal": number, "all": number == SIGKILL}
+        await session.call("signal", params, START_TIMEOUT)
+
+    async def resize(self, session: Session, size: TerminalSize) -> None:
+        """Sets its terminal's size. Raises ``CallRefusedError`` at its end."""
+        await session.call("resize", {"id": self.name, "rows": size.rows, "columns": size.columns}, START_TIMEOUT)
+
+    async def _pump(self, stream: Literal[1, 2], reader: OutputReader) -> None:
+        assert self._log is not None
+        try:
+            while data := await reader.read():
+                self._log.append(stream, data)
+                await self.audiences.put((stream, data))
+                reader.done(len(data))
+        except StreamBrokenError:
+            return  # why is told where the session's end is
+
+    async def _drained(self, pump: asyncio.Task[None]) -> None:
+        assert self._log is not None
+        while not pump.done():
+            before = sum(self._log.offsets.values())
+            await asyncio.wait([pump], timeout=DRAIN_TIMEOUT)
+            if not pump.done() and sum(self._log.offsets.values()) == before and not self.audiences.full:
+                # A zone that tells of no end; its workload's is known, and so is all the output that there was.
+                pump.cancel()
+                return
