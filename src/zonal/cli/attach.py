@@ -24,7 +24,7 @@ from zonal.cli.start import FORWARDED
 from zonal.cli.terminal import DETACH_KEYS, DetachKeys, raw_mode, terminal_size
 from zonal.errors import ZonalError
 
-STDIN_CHUNK = 32 << 10
+STDIN_CHUNK = 64 << 10
 STDIN_AHEAD = 4
 """Chunks read from stdin that gRPC has not taken yet."""
 BROKEN_PIPE = 128 + signal.SIGPIPE

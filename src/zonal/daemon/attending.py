@@ -13,7 +13,7 @@ from zonal.daemon.run_spec import terminal_size
 from zonal.errors import InvalidInputError, UnavailableError
 from zonal.zones.spec import RunningProcess
 
-MAX_CHUNK = 64 << 10
+MAX_CHUNK = 256 << 10
 """Bytes of output in one reply."""
 
 

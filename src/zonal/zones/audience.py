@@ -10,6 +10,9 @@ from zonal.zones.spec import OutputChunk
 
 MAX_BUFFERED = 1 << 20
 """Bytes; a listener that falls so far behind holds the workload back."""
+MAX_MERGED = 256 << 10
+"""Bytes that a listener gets at once, if so many are there: what follows in its path costs more for each piece than for
+each byte."""
 
 
 class Audience:
@@ -63,16 +66,24 @@ class Audience:
         self._notify()
 
     async def chunks(self) -> AsyncIterator[OutputChunk]:
-        """Everything that is put, until the end."""
+        """Everything that is put, until the end; what is there already of one stream comes together."""
         while True:
             while self._chunks:
-                chunk = self._chunks.popleft()
+                chunk = self._take()
                 self._size -= len(chunk[1])
                 self._notify()
                 yield chunk
             if self._ended or self._gone:
                 return
             await self._changed.wait()
+
+    def _take(self) -> OutputChunk:
+        stream, first = self._chunks.popleft()
+        pieces, size = [first], len(first)
+        while self._chunks and self._chunks[0][0] == stream and size + len(self._chunks[0][1]) <= MAX_MERGED:
+            pieces.append(self._chunks.popleft()[1])
+            size += len(pieces[-1])
+        return stream, b"".join(pieces) if len(pieces) > 1 else first
 
     def _notify(self) -> None:
         self._changed.set()
