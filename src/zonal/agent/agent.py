@@ -10,6 +10,7 @@ from zonal.agent.log import INFO, log
 from zonal.agent.methods import Methods
 from zonal.agent.params import CallError, Params
 from zonal.agent.protocol.frames import CREDIT, DATA, END, VERSION, ProtocolError, decode_number
+from zonal.agent.protocol.streams import LEAST_WINDOW, WINDOW
 from zonal.agent.shutdown import Shutdown
 from zonal.agent.streams import InputStream, OutputStream
 
@@ -35,6 +36,7 @@ class Agent:
         self._steps: dict[str, Value] = {**(steps or {})}
         self._ready_ns = 0
         self._link: Link | None = None
+        self._window = LEAST_WINDOW
         self._streams: dict[int, InputStream | OutputStream] = {}
         self._told: set[str] = set()
         self._methods = Methods(self)
@@ -49,6 +51,7 @@ class Agent:
         workloads: list[Value] = [workload.describe() for workload in self.workloads.values()]
         return {
             "version": VERSION,
+            "window": WINDOW,
             "kernel": os.uname().release,
             "resident": resident_bytes(),
             "started": self._started_ns,
@@ -57,17 +60,18 @@ class Agent:
             "workloads": workloads,
         }
 
-    def opened(self, link: Link, offsets: dict[int, int]) -> None:
+    def opened(self, link: Link, window: int, offsets: dict[int, int]) -> None:
         """The host has said HELLO: streams go on where it wants them to. Raises ``ProtocolError``."""
+        self._window = window
         unknown = [number for number in offsets if not isinstance(self._streams.get(number), OutputStream)]
         if unknown:
             raise ProtocolError(f"HELLO with streams {unknown}, which are no output streams here")
         self._link = link
         for number, stream in self._streams.items():
             if isinstance(stream, OutputStream):
-                stream.attach(link, offsets.get(number))
+                stream.attach(link, window, offsets.get(number))
             else:
-                stream.attach(link)
+                stream.attach(link, window)
         # What ended between our HELLO and the host's was not in ours.
         for name, workload in self.workloads.items():
             if workload.state == "exited" and name not in self._told:
@@ -127,9 +131,9 @@ class Agent:
         for stream in workload.streams:
             self._streams[stream.number] = stream
             if self._link and isinstance(stream, OutputStream):
-                stream.attach(self._link, 0)
+                stream.attach(self._link, self._window, 0)
             elif self._link and isinstance(stream, InputStream):
-                stream.attach(self._link)
+                stream.attach(self._link, self._window)
         if self._link:
             self._link.wake()
 

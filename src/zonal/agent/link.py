@@ -14,6 +14,7 @@ from zonal.agent.protocol.frames import (
     ProtocolError,
     encode_message,
 )
+from zonal.agent.protocol.streams import common_window
 from zonal.agent.ring import ChannelClosedError
 
 TYPE_CHECKING = False
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
             """What our HELLO says."""
             ...
 
-        def opened(self, link: Link, offsets: dict[int, int]) -> None:
+        def opened(self, link: Link, window: int, offsets: dict[int, int]) -> None:
             """The host's HELLO has come, with the streams that it knows and where they should go on."""
             ...
 
@@ -213,7 +214,7 @@ class Link:
                 raise ProtocolError("HELLO with a stream without its number and offset")
             offsets[number] = consumed
         self._greeted = True
-        self._peer.opened(self, offsets)
+        self._peer.opened(self, common_window(message.get("window")), offsets)
 
 
 class Call:

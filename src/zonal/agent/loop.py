@@ -21,6 +21,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._watched: dict[int, int] = {}
         self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
         self._soon: list[Callable[[], None]] = []
         self._next_timer = 0
@@ -35,14 +36,18 @@ class Loop:
             self.unwatch(fd)
         elif fd in self._handlers:
             self._handlers[fd] = handler
-            self._epoll.modify(fd, events)
+            if self._watched[fd] != events:  # most often it is the same, and a system call is dear
+                self._epoll.modify(fd, events)
+                self._watched[fd] = events
         else:
             self._epoll.register(fd, events)
             self._handlers[fd] = handler
+            self._watched[fd] = events
 
     def unwatch(self, fd: int) -> None:
         """Ends the watch of ``fd``, if there is one; to be called before it is closed."""
         if self._handlers.pop(fd, None):
+            del self._watched[fd]
             self._epoll.unregister(fd)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-ORDER = 16
-"""Each ring has 2**16 bytes."""
+ORDER = 18
+"""Each ring has 2**18 bytes, as much as a stream's window: an event to the other side costs more than the memory."""
 SIZE = 1 << ORDER
 
 NOTIFY_WRITE, NOTIFY_READ = 1, 2

@@ -64,9 +64,10 @@ class OutputStream:
             "ended": self._fd is None,
         }
 
-    def attach(self, sink: Sink, offset: int | None) -> None:
+    def attach(self, sink: Sink, window: int, offset: int | None) -> None:
         """Starts sending to a new session, from ``offset`` (None: from all that is kept). Raises ``ProtocolError``."""
         account = self._account
+        account.window = window
         start = account.consumed if offset is None else offset
         if not 0 <= start - account.consumed <= len(self._retained):
             kept = f"{account.consumed} to {account.consumed + len(self._retained)}"
@@ -94,7 +95,8 @@ class OutputStream:
             return False
         start = account.sent - account.consumed
         if start < len(self._retained):
-            piece = bytes(self._retained[start : start + MAX_PAYLOAD])
+            with memoryview(self._retained) as retained:
+                piece = bytes(retained[start : start + MAX_PAYLOAD])
             account.sent += len(piece)
             sink.send(encode_frame(self.number, DATA, piece))
             return True
@@ -119,19 +121,21 @@ class OutputStream:
 
     def _on_readable(self, _events: int) -> None:
         assert self._fd is not None
-        try:
-            data = os.read(self._fd, min(MAX_PAYLOAD, self._room()))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.EIO:  # a terminal whose other side is closed
-                raise
-            data = b""
-        if data:
+        # As much as there is, within the window: each time that the loop comes round costs more than to read.
+        while (room := self._room()) > 0:
+            try:
+                data = os.read(self._fd, min(MAX_PAYLOAD, room))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.EIO:  # a terminal whose other side is closed
+                    raise
+                data = b""
+            if not data:
+                self.close()
+                break
             self._retained += data
-            self._watch()
-        else:
-            self.close()
+        self._watch()
         self.pump()
 
     def _room(self) -> int:
@@ -165,8 +169,9 @@ class InputStream:
             "ended": self._account.ended or self._fd is None,
         }
 
-    def attach(self, sink: Sink) -> None:
+    def attach(self, sink: Sink, window: int) -> None:
         """Takes from a new session, which knows from HELLO what was received and consumed."""
+        self._account.window = window
         self._account.told = self._account.consumed
         self._sink = sink
 

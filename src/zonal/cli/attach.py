@@ -1,7 +1,8 @@
 """A client of a run, a further process or a workload: output to stdout and stderr; input, size and signals to the zone.
 
-The main thread writes output, so that a signal interrupts a blocked write; a thread reads stdin; signals go by calls
-of their own, since on the run's stream they would queue behind input that the workload does not read.
+Input and output go by a socket of their own where zonald is on this host, and by the call itself elsewhere. A thread
+reads stdin; signals go by calls of their own, since on the run's stream they would queue behind input that the workload
+does not read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -21,6 +22,7 @@ from zonal.api import control_pb2 as pb
 from zonal.cli.client import CallCancelled, Control, Replies
 from zonal.cli.errors import warn
 from zonal.cli.start import FORWARDED
+from zonal.cli.stream_socket import StreamSocket, open_stream_socket
 from zonal.cli.terminal import DETACH_KEYS, DetachKeys, raw_mode, terminal_size
 from zonal.errors import ZonalError
 
@@ -110,10 +112,15 @@ class _Client:
         self._broken = False
         self._leaving = False
         self._replies: Replies[pb.RunReply] | None = None
+        self._streams: StreamSocket | None = None
+        self._writing: threading.Thread | None = None
 
     def go(self) -> Outcome:
-        self._requests.put(self._first)
         with ExitStack() as stack:
+            if not self._manner.detach and (streams := open_stream_socket(self._control.socket)) is not None:
+                self._streams = stack.enter_context(closing(streams))
+                self._first.streams = streams.token
+            self._requests.put(self._first)
             if self._manner.signals:
                 stack.enter_context(_handling(FORWARDED, self._on_signal))
             self._replies = self._control.converse(self._method, self._take_requests(), pb.RunReply)
@@ -121,6 +128,10 @@ class _Client:
             try:
                 for reply in self._replies:
                     self._take(reply, stack)
+                self._finish_writing()
+            except ZonalError:
+                self._finish_writing()
+                raise
             except CallCancelled:
                 self._on_cancelled()
         return self._outcome
@@ -157,6 +168,10 @@ class _Client:
             if self._manner.terminal and os.isatty(0):
                 stack.enter_context(raw_mode(0))
             threading.Thread(target=self._read_stdin, daemon=True).start()
+        if self._streams is not None:
+            # Not before the terminal is raw: whoever sees a prompt may type.
+            self._writing = threading.Thread(target=self._write_from, args=(self._streams,), daemon=True)
+            self._writing.start()
 
     def _on_exited(self, exited: pb.Exited) -> None:
         outcome = self._outcome
@@ -185,18 +200,24 @@ class _Client:
     def _read_stdin(self) -> None:
         raw = self._manner.terminal and os.isatty(0)
         while True:
-            self._stdin_room.acquire()
+            if self._streams is None:
+                self._stdin_room.acquire()
             try:
                 data = os.read(0, STDIN_CHUNK)
             except OSError:
                 # Closed from the start, or a terminal that went away: either is the end of input.
                 data = b""
             if not data:
-                self._requests.put(pb.RunRequest(stdin_end=True))
+                if self._streams is not None:
+                    self._streams.end()
+                else:
+                    self._requests.put(pb.RunRequest(stdin_end=True))
                 return
             if raw:
                 data = self._keys.filter(data)
-            if data:
+            if self._streams is not None:
+                self._streams.send(data)
+            elif data:
                 self._requests.put(pb.RunRequest(stdin=data))
             else:
                 self._stdin_room.release()
@@ -234,7 +255,7 @@ class _Client:
                 # It has ended meanwhile, or the connection has; the run's own stream tells that.
                 continue
 
-    def _write(self, descriptor: int, data: bytes) -> None:
+    def _write(self, descriptor: int, data: bytes | memoryview) -> None:
         if self._broken:
             return
         try:
@@ -248,12 +269,21 @@ class _Client:
             else:
                 self._signals.put(signal.SIGKILL)
 
+    def _write_from(self, streams: StreamSocket) -> None:
+        for descriptor, data in streams.output():
+            self._write(descriptor, data)
+
+    def _finish_writing(self) -> None:
+        """All output is written before the end is told; zonald has closed the socket by then, or soon does."""
+        if self._writing is not None:
+            self._writing.join()
+
     def _cancel(self) -> None:
         if self._replies:
             self._replies.cancel()
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Writes all of it, also where another program made the descriptor non-blocking. Raises ``OSError``."""
     view = memoryview(data)
     while view:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import grpc
@@ -51,7 +52,9 @@ class CallCancelled(Exception):  # noqa: N818
 class Control:
     """Calls on zonald over a channel; every one raises ``ZonalError``."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, socket: Path | None = None) -> None:
+        """``socket``: the unix socket that the channel leads to, if it is one."""
+        self.socket = socket
         # The types of its makers of calls have parameters that nothing can determine.
         self._channel = cast("Any", channel)
 

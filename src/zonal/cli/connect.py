@@ -47,7 +47,7 @@ def zonald(host: str | None, lab: str | None) -> Generator[Control]:
     from zonal.cli.client import Control
 
     with channel:
-        yield Control(channel)
+        yield Control(channel, path)
 
 
 def socket_path(host: str | None, lab: str | None) -> Path | None:

@@ -45,7 +45,7 @@ class Supply:
     def control(self) -> Control:
         """The control API; brings the lab up where that is what is meant. Raises ``ZonalError``."""
         channel = open_socket(self._socket) if self._socket else open_lab(self._lab_up())
-        return Control(self.stack.enter_context(channel))
+        return Control(self.stack.enter_context(channel), self._socket)
 
     def image_missing(self, control: Control) -> bool:
         """Whether the image is not in the store."""

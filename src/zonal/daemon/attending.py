@@ -10,6 +10,7 @@ from zonal.api.signals import MAX_SIGNAL
 from zonal.daemon.messages import phase_messages
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import terminal_size
+from zonal.daemon.stream_sockets import StreamSocket
 from zonal.errors import InvalidInputError, UnavailableError
 from zonal.zones.spec import RunningProcess
 
@@ -22,10 +23,13 @@ async def attend(
     requests: AsyncIterator[pb.RunRequest],
     context: Context,
     stopping: asyncio.Event,
+    streams: StreamSocket | None,
     *,
     hint: str,
 ) -> None:
     """Carries a process's streams until it has ended, and says how.
+
+    Input and output go by ``streams`` if there are such, else by the call itself.
 
     Raises ``UnavailableError`` once ``stopping`` is set; ``hint`` is then the command to go on with.
     """
@@ -34,7 +38,12 @@ async def attend(
             group.create_task(_feed(process, requests)),
             group.create_task(_leave_when(stopping, hint)),
         ]
+        if streams is not None:
+            helpers.append(group.create_task(_feed_from(streams, process)))
         async for stream, data in process.output():
+            if streams is not None:
+                await streams.write(stream, data)
+                continue
             for begin in range(0, len(data), MAX_CHUNK):
                 piece = data[begin : begin + MAX_CHUNK]
                 await context.write(pb.RunReply(stdout=piece) if stream == 1 else pb.RunReply(stderr=piece))
@@ -65,6 +74,12 @@ async def _feed(process: RunningProcess, requests: AsyncIterator[pb.RunRequest])
                 await process.signal(checked_signal(request.signal))
             case _:
                 raise InvalidInputError("after the first request come input, sizes and signals only")
+    await process.stdin.close()
+
+
+async def _feed_from(streams: StreamSocket, process: RunningProcess) -> None:
+    while data := await streams.read():
+        await process.stdin.write(data)
     await process.stdin.close()
 
 

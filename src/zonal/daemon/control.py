@@ -17,6 +17,7 @@ from zonal.daemon.registries import RegistryCalls
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
 from zonal.daemon.services import HostService, ImageService, KernelService, NetworkService, VolumeService
+from zonal.daemon.stream_sockets import StreamSockets
 from zonal.daemon.timeline import TimelineCall
 from zonal.daemon.update import UpdateCall
 from zonal.daemon.uploads import ImageCalls
@@ -40,12 +41,12 @@ class Services:
     spool: Path
 
 
-def make_control(services: Services, stopping: asyncio.Event) -> Handler:
+def make_control(services: Services, stopping: asyncio.Event, sockets: StreamSockets) -> Handler:
     """The service's handler; once ``stopping`` is set, attached runs end and their zones go on."""
     mounts = Mounts(services.images, services.volumes)
     zones = ZoneCalls(services.zones, mounts)
     verbs = VerbCalls(services.zones)
-    execs = ExecCalls(services.zones, stopping)
+    execs = ExecCalls(services.zones, stopping, sockets)
     files = FileCalls(services.zones, services.images, services.spool)
     volumes = VolumeCalls(services.volumes)
     images = ImageCalls(services.images, services.spool)
@@ -56,7 +57,7 @@ def make_control(services: Services, stopping: asyncio.Event) -> Handler:
     return control_handler(
         {
             "Info": InfoCall(services.zones),
-            "Run": RunCall(services.zones, services.images, mounts, services.networks.networks, stopping),
+            "Run": RunCall(services.zones, services.images, mounts, services.networks.networks, stopping, sockets),
             "Exec": execs.exec,
             "Attach": execs.attach,
             "ListZones": zones.list,

@@ -12,6 +12,7 @@ from zonal.api import control_pb2 as pb
 from zonal.daemon.attending import attend
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import terminal_size
+from zonal.daemon.stream_sockets import StreamSocket, StreamSockets
 from zonal.errors import InvalidInputError
 from zonal.zones.spec import ExecSpec, TerminalSize, ZoneService
 
@@ -19,16 +20,26 @@ from zonal.zones.spec import ExecSpec, TerminalSize, ZoneService
 class ExecCalls:
     """Both calls."""
 
-    def __init__(self, zones: ZoneService, stopping: asyncio.Event) -> None:
+    def __init__(self, zones: ZoneService, stopping: asyncio.Event, sockets: StreamSockets) -> None:
         self._zones = zones
         self._stopping = stopping
+        self._sockets = sockets
 
     async def exec(self, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:
         """A further process, until it has ended or its client is gone; a detached one until it has started."""
         first = await anext(requests, None)
         if first is None or first.WhichOneof("request") != "exec":
             raise InvalidInputError("a further process begins with what it is to be")
-        wanted = first.exec
+        async with self._sockets.claimed(first.streams) as streams:
+            await self._exec(first.exec, requests, context, streams)
+
+    async def _exec(
+        self,
+        wanted: pb.ExecSpec,
+        requests: AsyncIterator[pb.RunRequest],
+        context: Context,
+        streams: StreamSocket | None,
+    ) -> None:
         spec = exec_spec(wanted)
         record = await self._zones.find(wanted.zone)
         process = await self._zones.exec(record.id, spec)
@@ -37,7 +48,7 @@ class ExecCalls:
             await context.write(pb.RunReply(started=started))
             if not wanted.detach:
                 hint = f"zonal top {record.name}"
-                await attend(process, requests, context, self._stopping, hint=hint)
+                await attend(process, requests, context, self._stopping, streams, hint=hint)
         finally:
             await process.stdin.close()
             await process.detach()
@@ -47,8 +58,18 @@ class ExecCalls:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("request") != "attach":
             raise InvalidInputError("who attaches begins with the zone")
-        size = terminal_size(first.attach.terminal_size)
-        zone = await self._zones.attach(first.attach.zone, stdin=first.attach.stdin, start=first.attach.start)
+        async with self._sockets.claimed(first.streams) as streams:
+            await self._attach(first.attach, requests, context, streams)
+
+    async def _attach(
+        self,
+        wanted: pb.AttachSpec,
+        requests: AsyncIterator[pb.RunRequest],
+        context: Context,
+        streams: StreamSocket | None,
+    ) -> None:
+        size = terminal_size(wanted.terminal_size)
+        zone = await self._zones.attach(wanted.zone, stdin=wanted.stdin, start=wanted.start)
         record = zone.record
         try:
             started = pb.Started(zone_id=record.id, name=record.name, domain_id=record.domain_id)
@@ -56,7 +77,7 @@ class ExecCalls:
             if size.rows and size.columns:
                 await zone.resize(size)
             hint = f"zonal attach {record.name}"
-            await attend(zone, requests, context, self._stopping, hint=hint)
+            await attend(zone, requests, context, self._stopping, streams, hint=hint)
         finally:
             await zone.detach()
 

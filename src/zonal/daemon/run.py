@@ -19,6 +19,7 @@ from zonal.daemon.network_spec import resolve_network
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import resolve_spec
 from zonal.daemon.services import ImageFinder
+from zonal.daemon.stream_sockets import StreamSocket, StreamSockets
 from zonal.errors import InvalidInputError
 from zonal.network.networks import NetworkStore
 from zonal.zones.devices import is_zone_device
@@ -39,12 +40,14 @@ class RunCall:
         mounts: Mounts,
         networks: NetworkStore,
         stopping: asyncio.Event,
+        sockets: StreamSockets,
     ) -> None:
         self._zones = zones
         self._networks = networks
         self._images = images
         self._mounts = mounts
         self._stopping = stopping
+        self._sockets = sockets
 
     async def __call__(self, requests: AsyncIterator[pb.RunRequest], context: Context) -> None:
         """Serves one run, until its workload has ended or its client is gone."""
@@ -52,12 +55,24 @@ class RunCall:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("request") != "spec":
             raise InvalidInputError("a run begins with its spec")
-        zone = await self._launch(first.spec, arrived_ns)
+        async with self._sockets.claimed(first.streams) as streams:
+            await self._serve(first.spec, arrived_ns, requests, context, streams)
+
+    async def _serve(
+        self,
+        wanted: pb.RunSpec,
+        arrived_ns: int,
+        requests: AsyncIterator[pb.RunRequest],
+        context: Context,
+        streams: StreamSocket | None,
+    ) -> None:
+        zone = await self._launch(wanted, arrived_ns)
         spec = zone.record.spec
         try:
             await context.write(pb.RunReply(started=_started(zone)))
             if not spec.detach:
-                await attend(zone, requests, context, self._stopping, hint=f"zonal zone logs -f {spec.name}")
+                hint = f"zonal zone logs -f {spec.name}"
+                await attend(zone, requests, context, self._stopping, streams, hint=hint)
         finally:
             if spec.stdin and not spec.terminal:
                 await zone.stdin.close()

@@ -16,8 +16,10 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from zonal.api.streams import streams_path
 from zonal.daemon.control import Services, make_control
 from zonal.daemon.rpc import CHANNEL_OPTIONS
+from zonal.daemon.stream_sockets import serving_streams
 from zonal.errors import AccessDeniedError, AlreadyExistsError, InvalidInputError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -48,21 +50,23 @@ async def serving(services: Services, socket: Path, tls: TlsListener | None = No
     Raises ``ZonalError`` when it cannot listen there. The caller holds the lock on ``socket``.
     """
     stopping = asyncio.Event()
-    server: grpc.aio.Server = cast("Any", grpc.aio).server(
-        handlers=[make_control(services, stopping)], options=_SERVER_OPTIONS
-    )
-    _bind_socket(server, socket)
-    try:
-        if tls:
-            _bind_tls(server, tls)
-        await server.start()
+    _check_length(streams_path(socket))
+    async with serving_streams(streams_path(socket)) as sockets:
+        server: grpc.aio.Server = cast("Any", grpc.aio).server(
+            handlers=[make_control(services, stopping, sockets)], options=_SERVER_OPTIONS
+        )
+        _bind_socket(server, socket)
         try:
-            yield
+            if tls:
+                _bind_tls(server, tls)
+            await server.start()
+            try:
+                yield
+            finally:
+                stopping.set()
+                await server.stop(STOP_GRACE)
         finally:
-            stopping.set()
-            await server.stop(STOP_GRACE)
-    finally:
-        socket.unlink(missing_ok=True)
+            socket.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -99,11 +103,14 @@ def prepare_folder(folder: Path) -> None:
         )
 
 
-def _bind_socket(server: grpc.aio.Server, socket: Path) -> None:
+def _check_length(socket: Path) -> None:
     if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
         raise InvalidInputError(
             f"the socket's path has more than {MAX_SOCKET_PATH} bytes: {socket}", hint="give a shorter one to --socket"
         )
+
+
+def _bind_socket(server: grpc.aio.Server, socket: Path) -> None:
     # What a killed zonald left; that none runs is known from the lock.
     socket.unlink(missing_ok=True)
     before = os.umask(0o177)

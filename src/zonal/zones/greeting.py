@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zonal.agent.protocol.frames import VERSION, ProtocolError
-from zonal.agent.protocol.streams import WINDOW
+from zonal.agent.protocol.streams import WINDOW, common_window
 from zonal.zones.boot_log import parse_steps
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Greeting:
     ready_ns: int
     """When it had its channel, in the same."""
     workloads: tuple[WorkloadState, ...]
+    window: int
+    """Bytes of a stream that may be under way, as both sides can bear it."""
     steps: tuple[tuple[str, int], ...] = ()
     """What it did in between, by name, and when, in the same."""
 
@@ -108,6 +110,7 @@ def parse_greeting(message: Mapping[str, Value]) -> Greeting:
         started_ns=_number(message, "started"),
         ready_ns=_number(message, "ready"),
         workloads=workloads,
+        window=common_window(message.get("window")),
         steps=parse_steps(message.get("steps")),
     )
 

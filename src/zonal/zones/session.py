@@ -31,6 +31,7 @@ from zonal.agent.protocol.frames import (
     encode_message,
     encode_offset,
 )
+from zonal.agent.protocol.streams import LEAST_WINDOW, WINDOW
 from zonal.errors import (
     AlreadyExistsError,
     DeadlineError,
@@ -104,6 +105,7 @@ class Session:
         self._frames: deque[bytes] = deque()
         self._credits: dict[int, int] = {}
         self._to_send = asyncio.Event()
+        self._window = LEAST_WINDOW
         self._greeting: asyncio.Future[Greeting] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, asyncio.Future[cbor.Value]] = {}
         self._last_call = 0
@@ -196,13 +198,13 @@ class Session:
     def open_output(self, number: int) -> OutputReader:
         """Makes ready for an output stream; to be called before the workload is started that writes it."""
         self._check_new(number)
-        self.outputs[number] = OutputReader(number, 0, self._queue, self._queue_credit)
+        self.outputs[number] = OutputReader(number, 0, self._window, self._queue, self._queue_credit)
         return self.outputs[number]
 
     def open_input(self, number: int) -> InputWriter:
         """Makes ready for an input stream; to be written only when the workload has been started that reads it."""
         self._check_new(number)
-        self.inputs[number] = InputWriter(number, 0, self._queue)
+        self.inputs[number] = InputWriter(number, 0, self._window, self._queue)
         return self.inputs[number]
 
     async def _receive_all(self) -> None:
@@ -250,6 +252,7 @@ class Session:
             raise ProtocolError(f"message of type {kind}, which the zone has no reason to send")
 
     def _on_hello(self, greeting: Greeting) -> None:
+        self._window = greeting.window
         streams: list[cbor.Value] = []
         for workload in greeting.workloads:
             future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -261,16 +264,18 @@ class Session:
                 if not output.consumed <= offset <= output.available:
                     kept = f"{output.consumed} to {output.available}"
                     raise ProtocolError(f"stream {output.stream} should go on at {offset}, the zone has {kept}")
-                self.outputs[output.stream] = OutputReader(output.stream, offset, self._queue, self._queue_credit)
+                reader = OutputReader(output.stream, offset, self._window, self._queue, self._queue_credit)
+                self.outputs[output.stream] = reader
                 streams.append({"stream": output.stream, "consumed": offset})
             for state in workload.inputs:
-                writer = InputWriter(state.stream, state.received, self._queue, ended=state.ended)
+                writer = InputWriter(state.stream, state.received, self._window, self._queue, ended=state.ended)
                 writer.on_resumed(state.consumed)
                 self.inputs[state.stream] = writer
         gone = sorted(number for number, offset in self._consumed.items() if offset)
         if gone:
             raise ProtocolError(f"streams {gone} are gone from the zone")
-        self._frames.appendleft(encode_message(HELLO, cbor.encode({"version": VERSION, "streams": streams})))
+        hello = cbor.encode({"version": VERSION, "window": WINDOW, "streams": streams})
+        self._frames.appendleft(encode_message(HELLO, hello))
         self._to_send.set()
         self._greeting.set_result(greeting)
 

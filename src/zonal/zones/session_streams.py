@@ -22,10 +22,10 @@ class OutputReader:
     """One output stream of a workload. At most one window of it is kept here; a slow reader slows only this stream."""
 
     def __init__(
-        self, number: int, offset: int, send: Callable[[bytes], None], credit: Callable[[int, int], None]
+        self, number: int, offset: int, window: int, send: Callable[[bytes], None], credit: Callable[[int, int], None]
     ) -> None:
         self.number = number
-        self._account = ReceiveAccount(offset)
+        self._account = ReceiveAccount(offset, window)
         self._chunks: deque[bytes] = deque()
         self._send = send
         self._credit = credit
@@ -96,9 +96,11 @@ class OutputReader:
 class InputWriter:
     """One input stream of a workload; ``write`` waits while a window of bytes is not consumed."""
 
-    def __init__(self, number: int, offset: int, send: Callable[[bytes], None], *, ended: bool = False) -> None:
+    def __init__(
+        self, number: int, offset: int, window: int, send: Callable[[bytes], None], *, ended: bool = False
+    ) -> None:
         self.number = number
-        self._account = SendAccount(offset)
+        self._account = SendAccount(offset, window)
         self._send = send
         self._changed = asyncio.Event()
         self._broken: str | None = None

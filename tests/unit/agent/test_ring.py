@@ -33,7 +33,7 @@ class Meeting:
         self.words = memoryview(self.page).cast("I")
         for index in (LEFT_CONS, LEFT_PROD, RIGHT_CONS, RIGHT_PROD):
             self.words[index] = start
-        self.agent = Rings(memoryview(self.page), memoryview(self.memory), list(range(100, 132)))
+        self.agent = Rings(memoryview(self.page), memoryview(self.memory), list(range(100, 100 + 2 * SIZE // 4096)))
         view = memoryview(self.memory)
         self.reader = RingReader(view[SIZE:], self.words, prod=RIGHT_PROD, cons=RIGHT_CONS, name="right")
         self.writer = RingWriter(view[:SIZE], self.words, prod=LEFT_PROD, cons=LEFT_CONS, name="left")
@@ -43,7 +43,7 @@ def test_the_host_reads_the_layout_that_the_agent_writes() -> None:
     meeting = Meeting()
     layout = parse_layout(bytes(meeting.page))
     assert (layout.left_order, layout.right_order) == (ORDER, ORDER)
-    assert layout.left_grants + layout.right_grants == tuple(range(100, 132))
+    assert layout.left_grants + layout.right_grants == tuple(range(100, 100 + 2 * SIZE // 4096))
     assert c_uint8.from_buffer(meeting.page, SRV_LIVE).value == 1
     assert c_uint8.from_buffer(meeting.page, CLI_LIVE).value == 2
     assert c_uint8.from_buffer(meeting.page, CLI_NOTIFY).value == NOTIFY_WRITE

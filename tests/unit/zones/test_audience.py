@@ -28,7 +28,7 @@ async def test_no_piece_is_larger_than_what_is_told() -> None:
     chunks = await everything(audience)
     assert b"".join(data for _, data in chunks) == b"".join(bytes([number]) * (60 << 10) for number in range(20))
     assert all(len(data) <= MAX_MERGED for _, data in chunks)
-    assert len(chunks) == 5
+    assert len(chunks) == 10
 
 
 async def test_who_brings_more_than_fits_waits_until_enough_was_taken() -> None:

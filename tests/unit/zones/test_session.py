@@ -31,7 +31,7 @@ from zonal.agent.protocol.frames import (
     encode_offset,
     encode_reset,
 )
-from zonal.agent.protocol.streams import WINDOW
+from zonal.agent.protocol.streams import LEAST_WINDOW, WINDOW, credit_step
 from zonal.errors import DeadlineError, InvalidInputError, ResourceExhaustedError
 from zonal.zones.greeting import Exit
 from zonal.zones.memory_report import MemoryReport
@@ -89,6 +89,7 @@ def message(kind: int, **fields: Any) -> bytes:
 def hello(**changes: Any) -> bytes:
     fields: dict[str, Any] = {
         "version": VERSION,
+        "window": WINDOW,
         "kernel": "6.12",
         "resident": 1,
         "started": 1,
@@ -127,11 +128,14 @@ async def test_a_call_is_answered() -> None:
 async def test_credit_comes_before_a_call_after_which_the_agent_may_not_know_the_stream() -> None:
     async with meeting(hello(workloads=[workload()])) as (session, zone), asyncio.TaskGroup() as group:
         reader = session.outputs[OUT]
-        zone.send(encode_frame(OUT, DATA, b"x" * 32768))
-        data = await reader.read()
+        step = credit_step(WINDOW)
+        zone.send(*[encode_frame(OUT, DATA, bytes(MAX_PAYLOAD))] * (step // MAX_PAYLOAD))
+        length = 0
+        while length < step:
+            length += len(await reader.read())
 
         async def finish() -> None:
-            reader.done(len(data))
+            reader.done(length)
             await session.call("forget", {"id": "w"})
 
         calling = group.create_task(finish())
@@ -201,7 +205,7 @@ async def test_a_session_goes_on_where_the_last_one_was() -> None:
         greeting = await session.greeted(1)
         assert greeting.workloads[0].name == "w"
         answer = cbor.decode(await zone.next_frame(HELLO))
-        assert answer == {"version": VERSION, "streams": [{"stream": OUT, "consumed": 120}]}
+        assert answer == {"version": VERSION, "window": WINDOW, "streams": [{"stream": OUT, "consumed": 120}]}
         zone.send(encode_frame(OUT, DATA, b"x" * 30), encode_offset(OUT, END, 150))
         assert await session.outputs[OUT].read() == b"x" * 30
         await session.inputs[IN].write(b"more")
@@ -218,11 +222,12 @@ async def test_workloads_that_ended_meanwhile_are_known() -> None:
 async def test_credit_is_told_when_bytes_are_done_with() -> None:
     async with meeting() as (session, zone):
         output = session.open_output(OUT)
-        zone.send(*[encode_frame(OUT, DATA, bytes(MAX_PAYLOAD))] * 4)
+        zone.send(*[encode_frame(OUT, DATA, bytes(MAX_PAYLOAD))] * 8)
         for part in range(1, 5):
-            chunk = await output.read()
-            output.done(len(chunk))
-            assert await zone.next_frame(CREDIT) == (part * MAX_PAYLOAD).to_bytes(8, "little")
+            for _ in range(2):
+                chunk = await output.read()
+                output.done(len(chunk))
+            assert await zone.next_frame(CREDIT) == (2 * part * MAX_PAYLOAD).to_bytes(8, "little")
 
 
 async def test_a_zone_that_sends_byte_by_byte_costs_no_more_than_another() -> None:
@@ -231,7 +236,7 @@ async def test_a_zone_that_sends_byte_by_byte_costs_no_more_than_another() -> No
         zone.send(encode_frame(OUT, DATA, b"x") * WINDOW, encode_offset(OUT, END, WINDOW))
         chunks = [chunk async for chunk in output.chunks()]
         assert sum(map(len, chunks)) == WINDOW
-        assert len(chunks) < 200
+        assert len(chunks) < 400
 
 
 async def test_input_waits_for_credit_and_ends_with_a_reset() -> None:
@@ -244,6 +249,19 @@ async def test_input_waits_for_credit_and_ends_with_a_reset() -> None:
         zone.send(encode_reset(IN, 32))
         with pytest.raises(StreamBrokenError, match="Broken pipe"):
             await writer.write(bytes(WINDOW * 2))
+
+
+async def test_a_zone_that_says_no_window_gets_the_least_one() -> None:
+    first = message(HELLO, version=VERSION, kernel="6.12", resident=1, started=1, ready=2, workloads=[])
+    async with meeting(first) as (session, zone), asyncio.TaskGroup() as group:
+        writer = session.open_input(IN)
+        await writer.write(bytes(LEAST_WINDOW))
+        writing = group.create_task(writer.write(b"after"))
+        await asyncio.sleep(0.05)
+        assert not writing.done()
+        zone.send(encode_offset(IN, CREDIT, 1))
+        zone.send(encode_offset(IN, CREDIT, 5))
+        await writing
 
 
 LIES = {
@@ -301,6 +319,8 @@ async def test_a_lie_ends_the_session_with_the_reason(lie: list[bytes]) -> None:
 
 GREETINGS = {
     "another version": hello(version=VERSION + 1),
+    "a window that is none": hello(window="wide"),
+    "a window of nothing": hello(window=0),
     "no version": message(HELLO, kernel="x"),
     "no workloads": hello(workloads=None),
     "too many workloads": hello(workloads=[workload(id=f"w{number}", streams=[]) for number in range(65)]),

@@ -69,34 +69,47 @@ class FrameDecoder:
 
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
-        self._buffer = bytearray()
+        self._part = bytearray()
         self._message = bytearray()
         self._message_kind = 0
 
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Adds ``data``; gives the (stream, type, payload) that are now whole. Raises ``ProtocolError``."""
-        buffer = self._buffer
-        buffer += data
         frames: list[tuple[int, int, bytes]] = []
-        at, size = 0, len(buffer)
-        while size - at >= HEADER_SIZE:
-            head = int.from_bytes(buffer[at : at + HEADER_SIZE], "little")
-            length, stream, kind, flags = head & 0xFFFFFFFF, head >> 32 & 0xFFFFFFFF, head >> 64 & 0xFF, head >> 72
-            _check_header(length, stream, kind, flags)
+        at = self._finish(data, frames) if self._part else 0
+        while len(data) - at >= HEADER_SIZE:
+            length, stream, kind, flags = _header(data[at : at + HEADER_SIZE])
             end = at + HEADER_SIZE + length
-            if end > size:
+            if end > len(data):
                 break
-            payload = bytes(buffer[at + HEADER_SIZE : end])
+            self._add(frames, stream, kind, flags, data[at + HEADER_SIZE : end])
             at = end
-            if stream == 0:
-                whole = self._assemble(kind, flags, payload)
-                if whole is None:
-                    continue
-                payload = whole
-            frames.append((stream, kind, payload))
-        if at:
-            del buffer[:at]
+        # What follows is the beginning of a frame; all else was copied once, from ``data``.
+        self._part += data[at:]
         return frames
+
+    def _finish(self, data: bytes, frames: list[tuple[int, int, bytes]]) -> int:
+        """Completes the frame that was begun by ``data``, if that is enough; gives how much of it was used."""
+        part = self._part
+        at = max(0, min(HEADER_SIZE - len(part), len(data)))
+        part += data[:at]
+        if len(part) < HEADER_SIZE:
+            return at
+        length, stream, kind, flags = _header(part[:HEADER_SIZE])
+        end = at + HEADER_SIZE + length - len(part)
+        part += data[at:end]
+        if len(part) < HEADER_SIZE + length:
+            return len(data)
+        payload = bytes(part[HEADER_SIZE:])
+        part.clear()
+        self._add(frames, stream, kind, flags, payload)
+        return end
+
+    def _add(self, frames: list[tuple[int, int, bytes]], stream: int, kind: int, flags: int, payload: bytes) -> None:
+        if stream:
+            frames.append((stream, kind, payload))
+        elif (whole := self._assemble(kind, flags, payload)) is not None:
+            frames.append((stream, kind, whole))
 
     def _assemble(self, kind: int, flags: int, payload: bytes) -> bytes | None:
         if self._message_kind not in (0, kind):
@@ -115,6 +128,14 @@ class FrameDecoder:
         self._message = bytearray()
         self._message_kind = 0
         return whole
+
+
+def _header(data: bytes | bytearray) -> tuple[int, int, int, int]:
+    """Length, stream, type and flags. Raises ``ProtocolError``."""
+    head = int.from_bytes(data, "little")
+    length, stream, kind, flags = head & 0xFFFFFFFF, head >> 32 & 0xFFFFFFFF, head >> 64 & 0xFF, head >> 72
+    _check_header(length, stream, kind, flags)
+    return length, stream, kind, flags
 
 
 def _check_header(length: int, stream: int, kind: int, flags: int) -> None:
