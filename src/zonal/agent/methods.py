@@ -1,16 +1,14 @@
-"""The host's calls, one method each: parameters are checked here, the work is done elsewhere."""
+"""The host's calls on the zone and what is mounted in it: parameters are checked here, the work is done elsewhere."""
 
 from __future__ import annotations
 
 import os
 
-from zonal.agent import configuration, crun, mounts, network
-from zonal.agent.json_text import to_json
-from zonal.agent.oci import add_devices, has_namespace, id_maps, map_in, set_user
+from zonal.agent import configuration, mounts, network
+from zonal.agent.oci import id_maps
 from zonal.agent.params import CallError
-from zonal.agent.processes import send_signal
 from zonal.agent.syscalls import enter_mounts_of, enter_root, load_module
-from zonal.agent.workloads import StreamNumbers, Workload
+from zonal.agent.workload_methods import WorkloadMethods
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,28 +18,17 @@ if TYPE_CHECKING:
     from zonal.agent.link import Call
     from zonal.agent.params import Params
     from zonal.agent.protocol.cbor import Value
-    from zonal.agent.user_namespace import IdMaps
 
-MAX_WORKLOADS = 64
-"""So many, each with three streams, fit into HELLO."""
-_MAX_STREAM = 0xFFFFFFFF
-_MAX_TERMINAL = 0xFFFF  # struct winsize has unsigned shorts
-_MAX_SIGNAL = 64
 _DEFAULT_GRACE_MS = 10_000
 
 
-class Methods:
-    """``table`` gives the handler of each method; handlers raise ``CallError`` or answer the call, now or later."""
+class Methods(WorkloadMethods):
+    """All of them."""
 
     def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self._roots: dict[str, str] = {}
+        super().__init__(agent)
         self._attached: dict[str, str] = {}
-        self._disks: dict[str, str] = {}
-        """Those of the attached whose files' ids can be mapped."""
-        self._ids: dict[str, IdMaps] = {}
-        """Of the roots that are for a user namespace."""
-        self.table: dict[str, Callable[[Call, Params], None]] = {
+        self.table |= {
             "configure": self._configure,
             "network": self._network,
             "prepare_root": self._prepare_root,
@@ -56,13 +43,6 @@ class Methods:
             "unbind": self._unbind,
             "make_node": self._make_node,
             "remove_node": self._remove_node,
-            "run": self._run,
-            "exec": self._exec,
-            "signal": self._signal,
-            "resize": self._resize,
-            "forget": self._forget,
-            "list": self._list,
-            "statistics": self._statistics,
             "kernel_log": self._kernel_log,
             "memory": self._memory,
             "cpus": self._cpus,
@@ -187,7 +167,8 @@ class Methods:
                     folder=params.text("folder", ""),
                     subpath=params.text("subpath", ""),
                 )
-                self._disks[name] = f"{attachments.PLACES}/{name}"
+                owner = params.name("owner") if params.has("owner") else ""
+                self._disks[name] = (f"{attachments.PLACES}/{name}", owner)
             elif kind == "memory":
                 size, mode = params.number("size", 0), params.number("mode", 0o1777, most=0o7777)
                 path = attachments.mount_memory(name, size, mode, read_only=read_only)
@@ -260,119 +241,6 @@ class Methods:
 
         attachments.remove_node(self._agent.reaper, self._pid(params), _absolute(params, "path"), _answer(call))
 
-    def _run(self, call: Call, params: Params) -> None:
-        name, config = self._new_name(params), params.map("config")
-        root = self._root(params.name("root"))
-        process, linux = map_in(config, "process"), map_in(config, "linux")
-        cgroup = linux.setdefault("cgroupsPath", f"/zonal/{name}")
-        if not isinstance(cgroup, str) or not cgroup.startswith("/") or not cgroup.strip("/") or ".." in cgroup:
-            raise CallError("invalid", f"cgroupsPath {cgroup!r}")
-        map_in(config, "root")["path"] = root
-        add_devices(config, params)
-        if ids := self._ids_of(root):
-            self._map_disks(ids, process)
-        set_user(process, root, params)
-        wanted = self._wanted(params, process)
-        agent = self._agent
-        workload = Workload(agent.loop, agent.reaper, name, name, root, cgroup, alone=has_namespace(linux, "pid"))
-        self._start(call, workload, workload.start_container, config, wanted)
-
-    def _map_disks(self, ids: IdMaps, process: dict[str, Value]) -> None:
-        """Shows the files of all disks with a container's ids; it is the only one, as each zone has one."""
-        from zonal.agent.user_namespace import allow_limits
-
-        allow_limits(process)
-        for name, path in self._disks.items():
-            try:
-                ids.map_mount(path)
-            except OSError as error:
-                raise CallError("runtime", f"{name} cannot have its ids mapped: {error}") from error
-
-    def _ids_of(self, root: str) -> IdMaps | None:
-        return next((self._ids[name] for name, path in self._roots.items() if path == root and name in self._ids), None)
-
-    def _exec(self, call: Call, params: Params) -> None:
-        name, process = self._new_name(params), params.map("process")
-        container = self._workload(params.name("container"))
-        if container.name != container.container or container.state != "running":
-            raise CallError("no-such", f"{container.name} is not a running container")
-        set_user(process, container.root, params)
-        wanted = self._wanted(params, process)
-        agent = self._agent
-        workload = Workload(agent.loop, agent.reaper, name, container.name, container.root, container.cgroup)
-        self._start(call, workload, workload.start_process, process, wanted)
-
-    def _start(
-        self,
-        call: Call,
-        workload: Workload,
-        start: Callable[..., None],
-        description: dict[str, Value],
-        wanted: StreamNumbers,
-    ) -> None:
-        agent = self._agent
-
-        def started(refusal: tuple[str, str] | None) -> None:
-            if refusal:
-                agent.drop(workload)
-                call.fail(*refusal)
-                return
-            agent.adopt_streams(workload)
-            call.reply({"pid": workload.pid})
-
-        try:
-            start(to_json(description), wanted, started, lambda: agent.ended(workload))
-        except (OSError, ValueError) as error:
-            raise CallError("runtime", f"cannot start {workload.name}: {error}") from error
-        agent.workloads[workload.name] = workload
-
-    def _signal(self, call: Call, params: Params) -> None:
-        workload = self._workload(params.name("id"))
-        number = params.number("signal", least=1, most=_MAX_SIGNAL)
-        try:
-            if params.flag("all"):
-                crun.signal_cgroup(workload.cgroup, number)
-            elif workload.pid and params.flag("session"):
-                crun.signal_session(workload.cgroup, workload.pid, number)
-            elif workload.pid:
-                send_signal(workload.pid, number)
-        except OSError as error:
-            raise CallError("runtime", f"cannot signal {workload.name}: {error}") from error
-        call.reply()
-
-    def _resize(self, call: Call, params: Params) -> None:
-        workload = self._workload(params.name("id"))
-        workload.resize(params.number("rows", most=_MAX_TERMINAL), params.number("columns", most=_MAX_TERMINAL))
-        call.reply()
-
-    def _forget(self, call: Call, params: Params) -> None:
-        workload = self._workload(params.name("id"))
-        if workload.state != "exited":
-            raise CallError("in-use", f"{workload.name} is {workload.state}")
-        others = [other.name for other in self._agent.workloads.values() if other.container == workload.name]
-        if others != [workload.name] and workload.container == workload.name:
-            raise CallError("in-use", f"{workload.name} has other processes: {', '.join(others)}")
-
-        def done() -> None:
-            self._agent.drop(workload)
-            call.reply()
-
-        workload.state = "forgotten"
-        workload.forget(done)
-
-    def _list(self, call: Call, params: Params) -> None:
-        del params
-        workloads: list[Value] = [workload.describe() for workload in self._agent.workloads.values()]
-        call.reply({"workloads": workloads})
-
-    def _statistics(self, call: Call, params: Params) -> None:
-        total, available = configuration.memory()
-        resident = configuration.resident_bytes()
-        said: dict[str, Value] = {"resident": resident, "memory_total": total, "memory_available": available}
-        if params.has("container"):
-            said["processes"] = crun.process_count(self._workload(params.name("container")).cgroup)
-        call.reply(said)
-
     def _kernel_log(self, call: Call, _params: Params) -> None:
         from zonal.agent import kernel_log  # rare, and start-up counts
 
@@ -403,50 +271,10 @@ class Methods:
         call.reply()
         self._agent.shut_down(grace / 1000)
 
-    def _new_name(self, params: Params) -> str:
-        name = params.name("id")
-        if name in self._agent.workloads:
-            raise CallError("exists", f"workload {name} is known already")
-        if len(self._agent.workloads) >= MAX_WORKLOADS:
-            raise CallError("limit", f"more than {MAX_WORKLOADS} workloads")
-        return name
-
-    def _workload(self, name: str) -> Workload:
-        workload = self._agent.workloads.get(name)
-        if workload is None or workload.state == "forgotten":
-            raise CallError("no-such", f"no workload {name}")
-        return workload
-
-    def _root(self, name: str) -> str:
-        if name not in self._roots:
-            raise CallError("no-such", f"no root {name}")
-        return self._roots[name]
-
     def _place(self, name: str) -> str:
         if name not in self._attached:
             raise CallError("no-such", f"nothing is attached as {name}")
         return self._attached[name]
-
-    def _pid(self, params: Params) -> int:
-        workload = self._workload(params.name("id"))
-        if workload.state != "running":
-            raise CallError("no-such", f"{workload.name} is {workload.state}")
-        return workload.pid
-
-    def _wanted(self, params: Params, process: dict[str, Value]) -> StreamNumbers:
-        wanted = StreamNumbers(
-            params.number("stdin", 0, most=_MAX_STREAM),
-            params.number("stdout", 0, most=_MAX_STREAM),
-            params.number("stderr", 0, most=_MAX_STREAM),
-            terminal=params.flag("terminal"),
-            rows=params.number("rows", 0, most=_MAX_TERMINAL),
-            columns=params.number("columns", 0, most=_MAX_TERMINAL),
-        )
-        self._agent.check_streams([wanted.stdin, wanted.stdout, wanted.stderr])
-        process["terminal"] = wanted.terminal
-        if wanted.terminal and wanted.rows and wanted.columns:
-            process["consoleSize"] = {"height": wanted.rows, "width": wanted.columns}
-        return wanted
 
 
 def _answer(call: Call) -> Callable[[str], None]:

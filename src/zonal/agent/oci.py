@@ -68,6 +68,12 @@ def has_namespace(linux: dict[str, Value], kind: str) -> bool:
     return kind in [each.get("type") for each in list_in(linux, "namespaces") if isinstance(each, dict)]
 
 
+def has_own_namespace(linux: dict[str, Value], kind: str) -> bool:
+    """The same, and that it does not join another's."""
+    spaces = [each for each in list_in(linux, "namespaces") if isinstance(each, dict)]
+    return any(each.get("type") == kind and not each.get("path") for each in spaces)
+
+
 def id_maps(params: Params) -> IdMaps | None:
     """Those that a root is to have, if any. Raises ``CallError`` and ``OSError``."""
     uids, gids = params.list("uids"), params.list("gids")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from zonal.agent import crun
+from zonal.agent import cgroups, crun
 from zonal.agent.processes import SIGKILL
 from zonal.agent.streams import InputStream, OutputStream
 from zonal.agent.terminal import ConsoleSocket, resize
@@ -136,7 +136,7 @@ class Workload:
                 arguments.append(f"--console-socket={path}")
             else:
                 standard = self._open_pipes(wanted, theirs)
-            self._oom_kills = crun.oom_kills(self.cgroup)
+            self._oom_kills = cgroups.oom_kills(self.cgroup)
             self._reaper.spawn(
                 crun.command(f"{self._directory}/log", *arguments, self.container),
                 standard,
@@ -199,10 +199,10 @@ class Workload:
         self.end = {"status": code} if code >= 0 else {"signal": -code}
         if not self._alone:
             try:
-                crun.signal_cgroup(self.cgroup, SIGKILL)
+                cgroups.signal_cgroup(self.cgroup, SIGKILL)
             except OSError:
                 pass  # nothing is left of it
-        self.end["oom"] = crun.oom_kills(self.cgroup) > self._oom_kills
+        self.end["oom"] = cgroups.oom_kills(self.cgroup) > self._oom_kills
         for stream in self.streams:
             if isinstance(stream, InputStream):
                 stream.close(errno.EPIPE)

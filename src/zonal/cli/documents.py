@@ -27,6 +27,7 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
     return {
         "id": zone.id,
         "name": zone.name,
+        "zone": zone.zone_name or None,
         "image": zone.image,
         "image_id": zone.image_id,
         "command": list(zone.command),
@@ -63,9 +64,14 @@ def parse_filters(texts: Iterable[str]) -> dict[str, set[str]]:
     for text in texts:
         name, equals, value = text.partition("=")
         name = "image" if name == "ancestor" else name
-        if not equals or not value or name not in ("id", "name", "image", "status", "exited", "label", "health"):
+        if (
+            not equals
+            or not value
+            or name not in ("id", "name", "zone", "image", "status", "exited", "label", "health")
+        ):
             raise InvalidInputError(
-                f"the filter {text!r} is unknown", hint="id=…, name=…, image=…, status=…, exited=…, label=… or health=…"
+                f"the filter {text!r} is unknown",
+                hint="id, name, zone, image, status, exited, label or health, each with =…",
             )
         if name == "health" and value not in _HEALTH:
             raise InvalidInputError(f"there is no health {value!r}", hint=", ".join(_HEALTH))
@@ -80,6 +86,7 @@ def passes(zone: pb.Zone, wanted: Mapping[str, set[str]]) -> bool:
     tests: dict[str, Callable[[str], bool]] = {
         "id": zone.id.startswith,
         "name": lambda value: value in zone.name,
+        "zone": lambda value: value == zone.zone_name or (bool(zone.zone_id) and zone.zone_id.startswith(value)),
         "image": lambda value: value == zone.image or zone.image_id.removeprefix("sha256:").startswith(value),
         "status": lambda value: value == state or (value == "exited" and ended),
         "exited": lambda value: ended and value == str(zone.exit_status),
@@ -164,7 +171,7 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
             "Ports": _port_map(zone.ports),
             "Networks": {zone.network: _addresses(zone)} if zone.network != "none" else {},
         },
-        "Zone": {"state": state, **{key: listed[key] for key in alone}},
+        "Zone": {"state": state, "shared": zone.zone_name or None, **{key: listed[key] for key in alone}},
     }
 
 

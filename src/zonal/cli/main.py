@@ -22,6 +22,7 @@ _INTERRUPTED = 130
 
 _COMMANDS = {
     "run": ("zonal.cli.run:run", "Run a command in a new zone."),
+    "create": ("zonal.cli.create:create", "Write down what run would run, for start."),
     "exec": ("zonal.cli.exec:exec_command", "Run a command in a zone that runs."),
     "attach": ("zonal.cli.exec:attach_command", "Take part in the workload of a zone that runs."),
     "start": ("zonal.cli.verbs:start_zones", "Start zones that have ended (zone start)."),
@@ -50,7 +51,8 @@ _COMMANDS = {
     "load": ("zonal.cli.image:load", "Take in an archive of images (image load)."),
     "login": ("zonal.cli.login:login", "Keep credentials for a registry."),
     "logout": ("zonal.cli.login:logout", "Forget the credentials for a registry."),
-    "zone": ("zonal.cli.zone:zone", "Zones: list, look into, stop, remove."),
+    "zone": ("zonal.cli.zone:zone", "Zones: create, list, look into, stop, remove."),
+    "workload": ("zonal.cli.workload:workload", "Workloads in zones that they share."),
     "image": ("zonal.cli.image:image", "Images: pull, push, import, bootstrap, list, remove."),
     "volume": ("zonal.cli.volume:volume", "Volumes: create, list, remove."),
     "network": ("zonal.cli.network:network", "Networks: create, list, remove."),

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 NAMESPACE_OPTIONS = (
     click.option("--ipc", default="", metavar="private|host|none", help="host: the zone's; none: no /dev/shm."),
-    click.option("--pid", default="", metavar="private|host", help="host: the zone's processes are seen."),
+    click.option(
+        "--pid",
+        default="",
+        metavar="private|host",
+        help="host: the zone's processes are seen; container:NAME: those of another workload in the same zone.",
+    ),
     click.option("--uts", default="", metavar="private|host", help="host: the zone's own name."),
     click.option("--cgroupns", default="", metavar="private|host", help="host: the zone's control groups are seen."),
     click.option("--userns", default="", metavar="host|auto", help="auto: root inside is not root of the zone."),

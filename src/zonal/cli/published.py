@@ -44,6 +44,13 @@ def published(control: Control, spec: pb.RunSpec, host: str | None, lab: str | N
             _forget_ended(control, name)
 
 
+def leave_to_start(spec: pb.RunSpec, host: str | None, lab: str | None) -> None:
+    """Of a zone that is only written down: its ports are published when it is started."""
+    if socket_path(host, lab) is None:
+        for port in spec.network.ports:
+            port.host_ip = ""  # of this machine, not of the lab's host
+
+
 def publish_again(control: Control, ref: str, host: str | None, lab: str | None) -> None:
     """The ports of a zone that was started again are this machine's again, on its loopback.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from zonal.cli.connect import host_option, lab_option
 from zonal.cli.environment import read_env_file, variable
@@ -20,7 +21,7 @@ from zonal.cli.labels import id_file
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
 from zonal.cli.policies import policy_options, set_policies, take_policies
-from zonal.cli.published import published
+from zonal.cli.published import leave_to_start, published
 from zonal.cli.registry import tls_option
 from zonal.cli.resources import MAX_CPUS, parse_resources, resource_options
 from zonal.cli.runtime import add_runtime, runtime_options
@@ -79,6 +80,7 @@ class _RunCommand(click.Command):
 @click.option("--cpus", type=click.IntRange(1, MAX_CPUS), help="Of the zone; 1 by default.")
 @resource_options
 @click.option("--name", default="", help="Of the zone; made up by default.")
+@click.option("--zone", default="", metavar="ZONE", help="A zone to share with others, rather than one of its own.")
 @click.option("-h", "--hostname", default="", help="Inside; the zone's short id by default.")
 @click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
 @click.option(
@@ -117,6 +119,7 @@ def run(
     memory: str,
     cpus: int | None,
     name: str,
+    zone: str,
     hostname: str,
     kernel: str,
     policy: str,
@@ -137,9 +140,12 @@ def run(
     lab: str | None,
     image: str,
     command: tuple[str, ...],
+    create: bool = False,
     **more: Any,
 ) -> int:
     """Run COMMAND, or what the image says, in a new zone made from IMAGE."""
+    if zone and click.get_current_context().get_parameter_source("network") is ParameterSource.ENVIRONMENT:
+        more["network"] = ""  # the zone's is meant
     stopwatch = Stopwatch()
     if timing not in (None, *_TIMINGS):
         raise InvalidInputError(f"--timing={timing} is unknown", hint="--timing or --timing=json")
@@ -155,13 +161,15 @@ def run(
         raise InvalidInputError("a scratch disk cannot have no room", hint="such as --storage-size 1G, or --read-only")
     _check_unicode([*volumes, *mounts, *memory_mounts, *devices])
     wanted_mounts = parse_mounts(volumes, mounts, memory_mounts, devices)
-    _check_unicode([image, name, hostname, workdir, user, entrypoint or "", stop_signal, *variables, *command])
+    _check_unicode([image, name, zone, hostname, workdir, user, entrypoint or "", stop_signal, *variables, *command])
     policies = take_policies(more)
     from zonal.api import control_pb2 as pb
 
     spec = pb.RunSpec(
         image=image,
         name=name,
+        zone=zone,
+        create=create,
         command=command,
         entrypoint=entrypoint,
         env=variables,
@@ -203,7 +211,10 @@ def run(
         if policy == "always":
             supply.fetched_image(control, tls_verify=tls_verify)
             stopwatch.lap("image")
-        supply.stack.enter_context(published(control, spec, host, lab))
+        if create:
+            leave_to_start(spec, host, lab)
+        else:
+            supply.stack.enter_context(published(control, spec, host, lab))
         supplied = 0
         while True:
             try:

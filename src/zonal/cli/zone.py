@@ -18,6 +18,7 @@ from zonal.cli.published import forget_ended
 from zonal.cli.timeline import timeline
 from zonal.cli.update import update
 from zonal.cli.verbs import pause, rename, restart_zones, start_zones, unpause
+from zonal.cli.zone_create import create_zone
 from zonal.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ def zone() -> None:
 @click.option("-n", "--last", type=click.IntRange(1), metavar="N", help="The last N that were made, also ended ones.")
 @click.option("-l", "--latest", is_flag=True, help="The last one.")
 @click.option(
-    "-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="id, name, image, status, exited, health."
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="id, name, zone, image, status, exited, health.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
@@ -81,8 +87,11 @@ def list_zones(
         for item in zones:
             click.echo(item.id[:id_length])
         return
-    header = ["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "MEMORY", "DOMAIN", "PORTS"]
+    header = ["ID", "NAME", "ZONE", "IMAGE", "COMMAND", "CREATED", "STATUS", "MEMORY", "DOMAIN", "PORTS"]
     click.echo(show_table(header, [_row(item, whole=no_trunc) for item in zones]))
+
+
+zone.add_command(create_zone)
 
 
 @zone.command("inspect")
@@ -288,6 +297,7 @@ def _row(item: pb.Zone, *, whole: bool) -> list[str]:
     return [
         item.id if whole else item.id[:_SHORT_ID],
         item.name,
+        item.zone_name,
         item.image,
         command if whole else shorten(command, _LISTED_COMMAND),
         show_age(item.created_ns),
@@ -299,6 +309,8 @@ def _row(item: pb.Zone, *, whole: bool) -> list[str]:
 
 
 def _memory(item: pb.Zone) -> str:
+    if item.zone_id and not item.memory_bytes:
+        return "its zone's"
     floor, most = show_size(item.memory_bytes), show_size(item.resources.memory_max_bytes)
     return f"{floor} to {most}" if item.resources.memory_max_bytes > item.memory_bytes else floor
 
@@ -315,6 +327,8 @@ def _status(item: pb.Zone) -> str:
     if state in ("running", "paused"):
         paused = " (paused)" if state == "paused" else ""
         return f"up since {show_age(item.started_ns).removesuffix(' ago')}{paused}{health_words(item)}"
+    if state == "created":
+        return state
     if state == "restarting":
         return f"restarting ({item.exit_status}) {show_age(item.finished_ns)}"
     return state

@@ -13,6 +13,7 @@ from zonal.zones.mounts import Mount, MountKind
 from zonal.zones.spec import Phase, ZoneRecord, ZoneSpec, ZoneState
 
 _STATES = {
+    ZoneState.CREATED: pb.ZONE_STATE_CREATED,
     ZoneState.CREATING: pb.ZONE_STATE_CREATING,
     ZoneState.RUNNING: pb.ZONE_STATE_RUNNING,
     ZoneState.PAUSED: pb.ZONE_STATE_PAUSED,
@@ -23,8 +24,8 @@ _STATES = {
 }
 
 
-def zone_message(record: ZoneRecord) -> pb.Zone:
-    """One zone, as ``zonal zone inspect`` shows it."""
+def zone_message(record: ZoneRecord, zone_name: str = "") -> pb.Zone:
+    """One zone, as ``zonal zone inspect`` shows it; ``zone_name``: of a workload, that of the zone that it shares."""
     spec = record.spec
     return pb.Zone(
         id=spec.id,
@@ -39,7 +40,7 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         created_ns=record.created_ns,
         started_ns=record.started_ns,
         finished_ns=record.finished_ns,
-        memory_bytes=spec.resources.memory,
+        memory_bytes=spec.runtime.limits.memory_bytes if spec.zone else spec.resources.memory,
         cpus=spec.resources.cpus,
         resources=resources_message(spec.resources),
         kernel=spec.kernel,
@@ -56,6 +57,9 @@ def zone_message(record: ZoneRecord) -> pb.Zone:
         labels=dict(spec.labels),
         restart_count=record.restarts.count,
         health=health_message(record.health) if record.health else None,
+        zone_id=spec.zone,
+        zone_name=zone_name,
+        without_workload=spec.houses,
     )
 
 

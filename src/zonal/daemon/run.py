@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from zonal.api import control_pb2 as pb
 from zonal.daemon.attending import attend
@@ -19,6 +20,7 @@ from zonal.daemon.network_spec import resolve_network
 from zonal.daemon.rpc import Context
 from zonal.daemon.run_spec import resolve_spec
 from zonal.daemon.services import ImageFinder
+from zonal.daemon.sharing import find_zone, into_zone
 from zonal.daemon.stream_sockets import StreamSocket, StreamSockets
 from zonal.errors import InvalidInputError
 from zonal.network.networks import NetworkStore
@@ -26,6 +28,8 @@ from zonal.zones.devices import is_zone_device
 from zonal.zones.names import make_name
 from zonal.zones.spec import RunningZone, ZoneService, ZoneSpec
 from zonal.zones.state import NameTakenError
+
+T = TypeVar("T")
 
 _NAME_TRIES = 20
 
@@ -66,7 +70,12 @@ class RunCall:
         context: Context,
         streams: StreamSocket | None,
     ) -> None:
-        zone = await self._launch(wanted, arrived_ns)
+        spec = await self._resolve(wanted)
+        if wanted.create:
+            record = await self._named(spec, wanted, self._zones.create)
+            await context.write(pb.RunReply(started=pb.Started(zone_id=record.id, name=record.name)))
+            return
+        zone = await self._named(spec, wanted, lambda named: self._zones.run(named, arrived_ns=arrived_ns))
         spec = zone.record.spec
         try:
             await context.write(pb.RunReply(started=_started(zone)))
@@ -78,22 +87,27 @@ class RunCall:
                 await zone.stdin.close()
             await zone.detach()
 
-    async def _launch(self, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
+    async def _resolve(self, request: pb.RunSpec) -> ZoneSpec:
+        zone = await find_zone(request, self._zones) if request.zone else None
         # What is wrong with the rest is told before a volume is made for a mount.
         spec = resolve_spec(request, self._images, name=request.name or make_name())
-        spec = replace(spec, network=resolve_network(request.network, self._networks))
+        if zone is not None:
+            spec = await into_zone(spec, request, zone, self._zones)
+        else:
+            spec = replace(spec, network=resolve_network(request.network, self._networks))
+        if spec.houses:
+            return spec
         _check_user_namespace(spec, request)
         # Until the zone has a hold of its own on the image, for volumes may be made first.
         with self._images.use(spec.image_id, f"zone {spec.name}"):
-            spec = replace(spec, mounts=await self._mounts.resolve(request.mounts))
-            return await self._run(spec, request, arrived_ns)
+            return replace(spec, mounts=await self._mounts.resolve(request.mounts))
 
-    async def _run(self, spec: ZoneSpec, request: pb.RunSpec, arrived_ns: int) -> RunningZone:
+    async def _named(self, spec: ZoneSpec, request: pb.RunSpec, make: Callable[[ZoneSpec], Awaitable[T]]) -> T:
+        """What ``make`` makes. A made-up name may be taken; then another is made up."""
         for attempt in range(_NAME_TRIES):
             try:
-                return await self._zones.run(spec, arrived_ns=arrived_ns)
+                return await make(spec)
             except NameTakenError:
-                # A made-up name may be taken; then another is made up.
                 if request.name or attempt == _NAME_TRIES - 1:
                     self._mounts.discard(spec.mounts)
                     raise

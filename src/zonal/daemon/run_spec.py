@@ -13,7 +13,8 @@ from zonal.volumes.filesystem import check_size
 from zonal.volumes.sizes import DEFAULT_SIZE
 from zonal.zones.names import check_hostname, check_name, make_id
 from zonal.zones.oci_spec import ProcessOptions, resolve_process
-from zonal.zones.resources import MIB
+from zonal.zones.resources import DEFAULT_RESOURCES, MIB
+from zonal.zones.runtime_options import RuntimeOptions
 from zonal.zones.spec import DEFAULT_STOP_TIMEOUT, SHORT_ID, LogLimits, TerminalSize, ZoneSpec
 
 PAGE_SIZE = 4096
@@ -35,7 +36,9 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
     zone_id = make_id()
     check_name(name)
     hostname = check_hostname(request.hostname) if request.hostname else zone_id[:SHORT_ID]
-    resources = run_resources(request)
+    if request.without_workload:
+        return _zone_alone(request, zone_id, name, hostname)
+    resources = DEFAULT_RESOURCES if request.zone else run_resources(request)
     if not request.image:
         raise InvalidInputError("no image is named", hint="zonal image ls lists those that are there")
     image = images.resolve(request.image)
@@ -73,12 +76,38 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         read_only=request.read_only,
         storage_bytes=_storage(request),
         log=_log_limits(request),
-        runtime=resolve_runtime(request.runtime),
+        runtime=resolve_runtime(request.runtime, shared=bool(request.zone)),
         labels=checked_labels(config.labels, request.labels),
         stop_timeout=_stop_timeout(request),
         exposed_ports=checked_ports(config.exposed_ports, request.exposed_ports),
         restart=resolve_restart(request.restart, remove=request.remove),
         health=resolve_health(request.health, config.health),
+    )
+
+
+def _zone_alone(request: pb.RunSpec, zone_id: str, name: str, hostname: str) -> ZoneSpec:
+    """A zone without a workload of its own."""
+    given = ("image", "command", "mounts", "zone", "health")
+    if any(getattr(request, each) for each in given if each != "health") or request.HasField("health"):
+        raise InvalidInputError(
+            "a zone without a workload has no image, command, mounts or health", hint="they are its workloads'"
+        )
+    return ZoneSpec(
+        id=zone_id,
+        name=name,
+        image="",
+        image_id="",
+        erofs_path="",
+        command=(),
+        env=(),
+        hostname=hostname,
+        resources=run_resources(request),
+        kernel=request.kernel,
+        detach=True,
+        runtime=RuntimeOptions(sysctls=resolve_runtime(request.runtime).sysctls),
+        labels=checked_labels({}, request.labels),
+        stop_timeout=_stop_timeout(request),
+        restart=resolve_restart(request.restart, remove=False),
     )
 
 

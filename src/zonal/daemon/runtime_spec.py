@@ -25,11 +25,10 @@ from zonal.zones.runtime_options import (
     Ulimit,
 )
 from zonal.zones.seccomp import MAX_PROFILE, seccomp_program
+from zonal.zones.workload_limits import MIN_MEMORY
 
 _T = TypeVar("_T")
 
-MIN_MEMORY: Final = 6 << 20
-"""Bytes that a workload needs to be started at all, as docker has it."""
 CPU_SHARES: Final = range(2, 262145)
 _MAX_SIZE: Final = 1 << 40
 _MAX_PIDS: Final = 1 << 22  # PID_MAX_LIMIT of linux/threads.h
@@ -43,11 +42,12 @@ _MODES: Final = {
     "uts": ("", "private", "host"),
     "cgroup": ("", "private", "host"),
 }
+OF_CONTAINER: Final = "container:"
 _NAMED_ELSEWHERE: Final = {"kernel.hostname": "--hostname", "kernel.domainname": "--domainname"}
 
 
-def resolve_runtime(request: pb.RuntimeOptions) -> RuntimeOptions:
-    """The options, checked. Raises ``InvalidInputError``."""
+def resolve_runtime(request: pb.RuntimeOptions, *, shared: bool = False) -> RuntimeOptions:
+    """The options, checked; ``shared``: of a workload in a zone that it shares. Raises ``InvalidInputError``."""
     security = _security(request.security)
     # What is wrong with a profile is told now; what comes of it is kept for when the container is made.
     seccomp_program(security.seccomp, capabilities(security), privileged=security.privileged)
@@ -58,7 +58,7 @@ def resolve_runtime(request: pb.RuntimeOptions) -> RuntimeOptions:
     return RuntimeOptions(
         security=security,
         limits=_limits(request.limits),
-        namespaces=_namespaces(request.namespaces),
+        namespaces=_namespaces(request.namespaces, shared=shared),
         device_rules=tuple(map(_device_rule, _bounded("device rules", request.device_rules))),
         hooks=tuple(map(_hook, _entries("hooks", request.hooks))),
         sysctls=_sysctls(request.sysctls),
@@ -181,11 +181,14 @@ def _ulimit(message: pb.Ulimit) -> Ulimit:
     return Ulimit(name, soft, hard)
 
 
-def _namespaces(request: pb.Namespaces) -> Namespaces:
+def _namespaces(request: pb.Namespaces, *, shared: bool) -> Namespaces:
     modes: dict[str, str] = {}
     for kind, known in _MODES.items():
         mode: str = getattr(request, kind)
-        if mode.startswith(("container:", "service:")):
+        if shared and kind == "pid" and mode.startswith(OF_CONTAINER):
+            modes[kind] = mode  # whose it is, is found out by who knows all workloads
+            continue
+        if mode.startswith((OF_CONTAINER, "service:")):
             raise InvalidInputError(
                 f"the {kind} namespace {mode[:80]!r} is another zone's, and zones share no kernel",
                 hint=f"one of {', '.join(known[1:])}",
@@ -196,6 +199,8 @@ def _namespaces(request: pb.Namespaces) -> Namespaces:
             )
         # A namespace that others could join is one of its own all the same.
         modes[kind] = mode if mode in ("host", "none") else ""
+        if shared and not mode and kind in ("ipc", "uts"):
+            modes[kind] = "host"  # those who share a zone share them, as in a pod
     uids, gids = resolve_id_maps(request)
     if uids and modes["pid"] == "host":
         raise InvalidInputError(

@@ -25,12 +25,15 @@ class ZoneCalls:
     async def list(self, request: pb.ListZonesRequest, _context: Context) -> pb.ListZonesReply:
         """Those alive, or all."""
         records = await self._zones.list()
-        return pb.ListZonesReply(zones=[zone_message(r) for r in records if request.all or not r.state.at_rest])
+        names = {record.id: record.name for record in records}
+        wanted = [record for record in records if request.all or not record.state.at_rest]
+        return pb.ListZonesReply(zones=[zone_message(r, names.get(r.spec.zone, "")) for r in wanted])
 
     async def inspect(self, request: pb.ZoneRef, _context: Context) -> pb.Zone:
         """One zone."""
         record = await self._zones.find(request.zone)
-        found = zone_message(record)
+        shared = (await self._zones.find(record.spec.zone)).name if record.spec.zone else ""
+        found = zone_message(record, shared)
         found.config.CopyFrom(config_message(record.spec))
         if record.health:
             found.health.log.extend(probe_messages(record.health))

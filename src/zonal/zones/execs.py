@@ -192,7 +192,7 @@ class Execs:
     def take_over(self, session: Session, workloads: Iterable[WorkloadState]) -> None:
         """Clears away what an earlier daemon has started, once it has ended; its probes are killed."""
         for workload in workloads:
-            if workload.name == self._container:
+            if workload.name == self._container or workload.container != self._container:
                 continue
             readers = [session.outputs[state.stream] for state in workload.outputs if state.stream in session.outputs]
             process = ExecProcess(session, workload.name, [(1, reader) for reader in readers])

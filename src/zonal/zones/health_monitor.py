@@ -39,7 +39,7 @@ class ProbeProcess(Protocol):
 
 
 class Probed(Protocol):
-    """A zone that runs; see ``zonal.zones.live_zone.LiveZone``."""
+    """A zone that runs; see ``zonal.zones.life.Life``."""
 
     spec: ZoneSpec
     going: asyncio.Event

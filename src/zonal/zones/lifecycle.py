@@ -16,7 +16,8 @@ from zonal.volumes.store import VolumeStore
 from zonal.xen import domctl
 from zonal.zones.events import EventLog
 from zonal.zones.host import XenHost
-from zonal.zones.live_zone import KILL_TIMEOUT
+from zonal.zones.life import KILL_TIMEOUT
+from zonal.zones.live_workload import check_room
 from zonal.zones.lives import BootSource, read_boot_id
 from zonal.zones.networking import FILES
 from zonal.zones.paths import Change, PathInfo
@@ -48,11 +49,14 @@ class ZoneManager(RecoveredZones):
     async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> AttachedZone:
         """See ``ZoneService``."""
         clock = PhaseClock(arrived_ns)
-        self._records.add(
-            ZoneRecord(spec=spec, state=ZoneState.CREATING, created_ns=time.time_ns(), boot_id=read_boot_id())
-        )
-        self._events.emit("create", spec)
-        zone = self._zone(spec, clock)
+        if spec.zone:
+            check_room(self._live.get(spec.zone), spec)
+        self._add(spec, ZoneState.CREATING)
+        try:
+            zone = self._make(spec, clock)
+        except ZonalError:
+            self._forget(spec.id)
+            raise
         audience = None if spec.detach else zone.workload.audiences.join()
         task = self._begin(zone, lambda stack: self._launch(zone, stack))
         try:
@@ -63,6 +67,15 @@ class ZoneManager(RecoveredZones):
             await asyncio.wait([task])
             raise
         return AttachedZone(zone, self._records, audience)
+
+    async def create(self, spec: ZoneSpec) -> ZoneRecord:
+        """See ``ZoneService``."""
+        self._add(spec, ZoneState.CREATED)
+        return self._records.get(spec.id)
+
+    def _add(self, spec: ZoneSpec, state: ZoneState) -> None:
+        self._records.add(ZoneRecord(spec=spec, state=state, created_ns=time.time_ns(), boot_id=read_boot_id()))
+        self._events.emit("create", spec)
 
     async def attach(self, ref: str, *, stdin: bool, start: bool = False) -> AttachedZone:
         """See ``ZoneService``."""
@@ -219,6 +232,8 @@ class ZoneManager(RecoveredZones):
 
     @asynccontextmanager
     async def _files(self, record: ZoneRecord) -> AsyncGenerator[ContainerFiles]:
+        if record.spec.houses:
+            raise WrongStateError(f"zone {record.name} has no files: it has no workload of its own")
         if record.state.alive:
             yield self._running(record).files()
         else:
@@ -234,7 +249,15 @@ class ZoneManager(RecoveredZones):
                 f"zone {record.name} is {record.state}",
                 hint=f"stop it first: zonal zone stop {record.name}, or use -f",
             )
+        sharing = self._sharing(record.id)
+        if alive := [each.name for each in sharing if each.state.alive and not force]:
+            raise WrongStateError(
+                f"zone {record.name} is shared by {', '.join(alive)}", hint="remove them first, or use -f"
+            )
         self._rest(record)
+        for each in sharing:
+            with suppress(ZonalError):
+                await self.remove(each.id, force=True, volumes=volumes)
         if zone is not None:
             zone.mark_stopped()
             life = self._tasks[record.id]

@@ -1,6 +1,6 @@
 """One zone whose domain runs: launched or taken over, watched until its workload has ended, and taken apart.
 
-All that a zone holds is on one stack, made and unmade by the one task that is the zone's life.
+One without a workload of its own houses others' (``zonal.zones.live_workload``), and runs until somebody stops it.
 """
 
 from __future__ import annotations
@@ -8,22 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
-from zonal.errors import (
-    DeadlineError,
-    InvalidInputError,
-    NotFoundError,
-    UnavailableError,
-    WrongStateError,
-    ZonalError,
-    ZoneFailedError,
-)
+from zonal.errors import DeadlineError, UnavailableError, WrongStateError, ZonalError, ZoneFailedError
 from zonal.network.attachments import Attachments
 from zonal.xen import domctl
 from zonal.xen.abi.domctl import SHUTDOWN_CRASH
@@ -34,23 +24,21 @@ from zonal.xen.console_log import ConsoleLog
 from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
 from zonal.xen.domctl import DomainLimits
+from zonal.zones.allotments import Allotments
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
-from zonal.zones.execs import PROBE, ExecProcess, Execs
+from zonal.zones.greeting import WorkloadState
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
-from zonal.zones.mounts import Attached, Mount
+from zonal.zones.life import CALL_TIMEOUT, STATUS_KILLED, Life
 from zonal.zones.networking import ZoneNetwork
 from zonal.zones.oci_linux import is_of_container
-from zonal.zones.oci_spec import ZONE_INIT, runtime_config
-from zonal.zones.output_log import OutputLog
+from zonal.zones.oci_spec import ZONE_INIT
 from zonal.zones.phases import PhaseClock
-from zonal.zones.programs import ContainerFiles
 from zonal.zones.resources import Resources
 from zonal.zones.restart import stops
-from zonal.zones.runtime_options import Namespaces
-from zonal.zones.session import CallRefusedError, Session, SessionEndedError, open_session
-from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec, ZoneStatistics
+from zonal.zones.session import Session, open_session
+from zonal.zones.spec import ExecSpec, ExitResult, ZoneSpec, ZoneStatistics
 from zonal.zones.state import ZoneStore
 from zonal.zones.statistics import read_statistics
 from zonal.zones.storage import StorageSources, ZoneStorage
@@ -60,14 +48,16 @@ from zonal.zones.zone_resources import ZoneResources
 
 if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
+    from zonal.zones.execs import ExecProcess
+    from zonal.zones.live_workload import LiveWorkload
+    from zonal.zones.mounts import Attached
+    from zonal.zones.programs import ContainerFiles
 
 log = logging.getLogger(__name__)
 
 WORKLOAD = "workload"
-CALL_TIMEOUT = 60.0
-KILL_TIMEOUT = 10.0
-STATUS_KILLED = 128 + SIGKILL
-STATUS_REFUSED = 125
+"""The agent's name for the workload that is a zone's own."""
+SYSTEM_DISK, IMAGE_DISK = "xvda", "xvdb"
 CONSOLE_LOG = "console.log"
 _SYSCTLS = {
     # As docker has it: every user may ping, and have any port.
@@ -76,8 +66,8 @@ _SYSCTLS = {
 }
 
 
-class LiveZone:
-    """See the module. ``launched`` and ``ended`` are for others to await; the task that lives it sets them."""
+class LiveZone(Life):
+    """See the module."""
 
     def __init__(
         self,
@@ -97,45 +87,20 @@ class LiveZone:
 
         ``lives``: for tasks that go on beside the zone's own.
         """
-        loop = asyncio.get_running_loop()
-        self.spec = spec
-        self.folder = folder
-        self.launched: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[ExitResult] = loop.create_future()
-        self.workload = Workload(WORKLOAD)
-        self.execs = Execs(lives, spec, WORKLOAD)
-        self.clock = clock
-        self.domain_id = 0
-        self.leaving = False
-        """Whether this daemon goes and leaves the domain running."""
-        self.taken_over = False
-        """Whether an earlier daemon has launched it."""
-        self.again = False
-        """Whether it was there before, and stays when it cannot be started."""
-        self.by_policy = False
-        """Whether it is its policy that starts it."""
-        self.kept = not spec.remove
-        """Whether it stays when it has ended."""
-        self.met = asyncio.Event()
-        """Cleared while it is paused and its agent not yet met."""
-        self.met.set()
-        self.going = asyncio.Event()
-        """Cleared while it is paused."""
-        self.going.set()
-        self.pauses = 0
-        """How often it was paused."""
-        self.doom = ""
-        """Why somebody had the domain destroyed; empty if nobody did."""
-        self._host = host
-        self._records = records
+        self.allotments = Allotments()
+        disks = ZoneStorage(host, storage, records, spec, folder, self.allotments)
+        super().__init__(*(host, records, spec, folder, clock), workload=Workload(WORKLOAD), storage=disks, lives=lives)
+        self.workloads: dict[str, LiveWorkload] = {}
+        """Those that share it, by id; each puts itself in and takes itself out."""
+        self.found: tuple[WorkloadState, ...] = ()
+        """What its agent had when it was taken over."""
         self._agent_timeout = agent_timeout
-        self._storage = ZoneStorage(host, storage, records, spec, folder)
         self._network = ZoneNetwork(host, attachments, records, spec)
         self._resources = ZoneResources(host, memory, self.domain_uuid(spec.id).bytes, spec.name, spec.resources)
-        self._changing = asyncio.Lock()
-        """Held by whoever changes what is mounted."""
-        self._session: Session | None = None
         self._console_log: ConsoleLog | None = None
+        self._stopping = asyncio.Event()
+        """Set when one without a workload of its own is to end."""
+        self.domain_gone = asyncio.Event()
         self.console_begin = 0
         """Bytes of the console's file that are of earlier runs."""
 
@@ -149,18 +114,22 @@ class LiveZone:
         """A zone's domain has the first half of the zone's id for a handle: so it is known again, come what may."""
         return uuid.UUID(hex=zone_id[:32])
 
-    async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path) -> None:
-        """From nothing to a started workload. Raises a ``ZonalError``; the stack undoes what was done."""
+    async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path | None) -> None:
+        """From nothing to a started workload, if it has one. Raises ``ZonalError``; the stack undoes what was done."""
         spec, clock = self.spec, self.clock
         if spec.runtime.init and not Path(ZONE_INIT).exists():
             raise UnavailableError(f"the host has no {ZONE_INIT}, which --init needs", hint="apt-get install tini")
         with clock.phase("domain"):
-            self._open_logs(stack).begin_again()
+            self._open_logs(stack)
+            if self.workload.log is not None:
+                self.workload.log.begin_again()
             self._resources.begin(stack)
             self.console_begin = (self.folder / CONSOLE_LOG).stat().st_size
             self._network.begin(stack, lambda: self.leaving)
             disks: list[Disk] = []
-            for name, path in (("xvda", boot.system_image), ("xvdb", image)):
+            for name, path in ((SYSTEM_DISK, boot.system_image), (IMAGE_DISK, image)):
+                if path is None:
+                    continue
                 loop = stack.enter_context(self._host.loops.acquire(path))
                 disks.append(Disk(name, loop.path, loop.device))
             storage = await self._storage.open_at_launch(stack)
@@ -203,7 +172,12 @@ class LiveZone:
             )
             with clock.phase("container"):
                 self._resources.attend(stack, session)
-                await self._start_workload(session)
+                await session.call("configure", {"hostname": spec.hostname, "sysctls": dict(_SYSCTLS)}, CALL_TIMEOUT)
+                if not spec.houses:
+                    await self._prepare(session, IMAGE_DISK)
+                await self._configure(session)
+                if not spec.houses:
+                    await self._start_workload(session)
 
     async def take_over(
         self,
@@ -225,25 +199,31 @@ class LiveZone:
         async with while_watching(self._watch_domain()):
             await self.met.wait()
             await self._host.store.write(f"{domain_path(domain_id)}/zonal/host", epoch)
-            session = await self._open_session(stack, epoch, self.workload.consumed)
+            shared: dict[int, int] = {}
+            for each in tuple(self.workloads.values()):
+                await each.logs_open.wait()
+                shared |= each.workload.consumed
+            session = await self._open_session(stack, epoch, self.workload.consumed, shared)
             greeting = await session.greeted(self._agent_timeout)
-        self.workload.take_over(session, self.spec)
-        self.execs.take_over(session, greeting.workloads)
+        self.found = greeting.workloads
+        if not self.spec.houses:
+            self.workload.take_over(session, self.spec)
+            self.execs.take_over(session, greeting.workloads)
         self._resources.attend(stack, session)
 
     async def until_end(self) -> ExitResult:
-        """Carries the output until the workload, or the zone, has ended.
-
-        Raises ``ZoneFailedError`` when the zone's kernel or agent was lost without anybody asking for it.
-        """
+        """See ``Life``; of one without a workload of its own, until it is stopped."""
         assert self._session is not None
         begin = self.clock.now()
         try:
             async with while_watching(self._watch_domain()):
-                exit_ = await self._carry(self._session)
+                if self.spec.houses:
+                    exit_ = await self._until_stopped(self._session)
+                else:
+                    exit_ = await self._carry(self._session)
                 self._network.begin_end()
                 await self.execs.finish()
-                await self._settle(self._session)
+                await self._settled(self._storage.settle(self._session, WORKLOAD, keep=self.kept))
         except ZoneFailedError:
             self.clock.add("run", begin, self.clock.now())
             if not self.doom:
@@ -253,27 +233,37 @@ class LiveZone:
         return exit_
 
     async def signal(self, number: int) -> None:
-        """Sends a signal to the workload's first process, by hand; to all of them when it is SIGKILL."""
-        if stops(number, self.spec.stop_signal):
+        """See ``Life``; what would end a workload ends a zone that has none, and all else it does not hear."""
+        if not self.spec.houses:
+            await super().signal(number)
+        elif number == SIGKILL:
+            await self.destroy("killed")
+        elif stops(number, self.spec.stop_signal):
             self.mark_stopped()
-        await self._send(number)
+            self._stopping.set()
+
+    async def stop(self, number: int, timeout: float) -> None:
+        """See ``Life``; the workloads that share it are stopped first, each by its own signal."""
+        if self.workloads:
+            self.mark_stopped()
+            stopping = [each.stop(each.spec.stop_signal, timeout) for each in tuple(self.workloads.values())]
+            for failure in await asyncio.gather(*stopping, return_exceptions=True):
+                if isinstance(failure, Exception):
+                    log.info("zone %s: %s", self.spec.name, failure)
+        await super().stop(number, timeout)
 
     async def exec(self, spec: ExecSpec) -> ExecProcess:
-        """Starts a further process in the container; see ``Execs.start``."""
-        return await self.execs.start(self._running_session(), spec)
+        """See ``Life``."""
+        self._check_own_workload()
+        return await super().exec(spec)
 
-    async def probe(self, command: tuple[str, ...]) -> ExecProcess:
-        """The same for a probe of its health, which the next daemon kills if this one does not see its end."""
-        return await self.execs.start(self._running_session(), ExecSpec(command), PROBE)
+    def files(self) -> ContainerFiles:
+        """See ``Life``."""
+        self._check_own_workload()
+        return super().files()
 
-    def mark_stopped(self) -> None:
-        """Its end is somebody's wish, and no policy is to undo it."""
-        with suppress(NotFoundError):
-            record = self._records.get(self.spec.id)
-            self._records.update(record.id, restarts=replace(record.restarts, by_hand=True))
-
-    def pause(self) -> None:
-        """Stops the domain; doing so again changes nothing."""
+    async def pause(self) -> None:
+        """Stops the domain; see ``Life``."""
         info = domctl.domain_info(self._host.hypervisor, self.domain_id)
         if info is None:
             raise WrongStateError(f"zone {self.spec.name} does not run")
@@ -282,117 +272,55 @@ class LiveZone:
         self.going.clear()
         self.pauses += 1
 
-    def unpause(self) -> None:
-        """Lets the domain go on, if it was stopped."""
+    async def unpause(self) -> None:
+        """Lets the domain go on; see ``Life``."""
         info = domctl.domain_info(self._host.hypervisor, self.domain_id)
         if info is not None and info.paused:
             domctl.unpause_domain(self._host.hypervisor, self.domain_id)
         self.met.set()
         self.going.set()
 
-    def rename(self, name: str) -> None:
-        """For messages from now on."""
-        self.spec = replace(self.spec, name=name)
-        self._storage.rename(name)
-
     async def statistics(self, *, ask: bool) -> ZoneStatistics:
-        """What it uses; ``ask``: whether its agent can answer. Raises ``WrongStateError``."""
+        """See ``Life``."""
         session = self._session if ask and not self.ended.done() else None
         ceiling, carried = self._resources.now.ceiling, self._network.carried_bytes
-        return await read_statistics(self._host, self.domain_id, session, WORKLOAD, ceiling=ceiling, network=carried)
+        name = "" if self.spec.houses else WORKLOAD
+        return await read_statistics(self._host, self.domain_id, session, name, ceiling=ceiling, network=carried)
 
     async def change_resources(self, wanted: Resources) -> None:
         """Gives it more or less; see ``ZoneResources.change``."""
-        await self._resources.change(wanted, self._running_session())
+        await self._resources.change(wanted, self.running_session())
 
     async def kernel_log(self, zero_ns: int) -> tuple[BootStep, ...]:
         """What its kernel says that it has said; its clock was zero at ``zero_ns``. Raises ``ZonalError``."""
-        return kernel_lines(await self._running_session().call("kernel_log", {}, CALL_TIMEOUT), zero_ns)
-
-    async def resize(self, size: TerminalSize) -> None:
-        """Sets the terminal's size."""
-        await self._ask(self.workload.resize(self._running_session(), size))
-
-    async def stop(self, number: int, timeout: float) -> None:
-        """Signal, patience, SIGKILL, and at last the domain itself; returns when the zone is gone."""
-        for attempt, patience in ((number, timeout), (SIGKILL, KILL_TIMEOUT)):
-            try:
-                await self.signal(attempt)
-            except ZoneFailedError:
-                break
-            except DeadlineError:
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self.gone()
-                    return
-        await self.destroy("stopped by force")
+        return kernel_lines(await self.running_session().call("kernel_log", {}, CALL_TIMEOUT), zero_ns)
 
     async def destroy(self, why: str) -> None:
-        """Destroys the domain under a running workload; returns when the zone is gone."""
-        self.mark_stopped()
+        """Destroys the domain under whatever runs there; see ``Life``."""
+        for each in (self, *self.workloads.values()):
+            each.mark_stopped()
         self.doom = self.doom or why
         domctl.destroy_domain(self._host.hypervisor, self.domain_id)
         await self.gone()
 
-    def files(self) -> ContainerFiles:
-        """The workload's files. Raises ``WrongStateError`` when it does not run."""
-        return ContainerFiles(self._running_session(), WORKLOAD)
-
-    async def mount(self, mount: Mount) -> None:
-        """Adds a mount to the running workload; see ``ZoneStorage.add``."""
-        async with self._changing:
-            await self._storage.add(self._running_session(), self.domain_id, WORKLOAD, mount)
-
-    async def unmount(self, target: str) -> None:
-        """Takes a mount away; see ``ZoneStorage.remove``."""
-        async with self._changing:
-            await self._storage.remove(self._running_session(), self.domain_id, WORKLOAD, target)
-
     @property
     def outlived(self) -> bool:
-        """Whether it may have written to what stays when it is removed."""
-        return self._storage.outlived
+        """See ``Life``; what shares it counts."""
+        return super().outlived or any(each.outlived for each in self.workloads.values())
 
-    @property
-    def ending(self) -> bool:
-        """Whether its workload has ended."""
-        return self.execs.closed or self.ended.done()
+    def _check_own_workload(self) -> None:
+        if self.spec.houses:
+            names = ", ".join(sorted(each.spec.name for each in self.workloads.values())) or "none yet"
+            raise WrongStateError(
+                f"zone {self.spec.name} has no workload of its own", hint=f"name one of those that share it: {names}"
+            )
 
-    async def gone(self) -> None:
-        """Until the zone has ended, however it did."""
-        await asyncio.wait([self.ended])
-
-    async def _send(self, number: int) -> None:
-        await self._ask(self.workload.signal(self._running_session(), number))
-
-    async def _ask(self, call: Awaitable[None]) -> None:
-        try:
-            await call
-        except CallRefusedError as error:
-            # A workload that has just ended cannot be signalled; its end is on its way to us.
-            log.info("zone %s: %s", self.spec.name, error)
-
-    def _running_session(self) -> Session:
-        if self._session is None or self.ended.done():
-            raise WrongStateError(f"zone {self.spec.name} does not run")
-        return self._session
-
-    async def _settle(self, session: Session) -> None:
-        begin = self.clock.now()
-        try:
-            async with self._changing:
-                await self._storage.settle(session, WORKLOAD, keep=self.kept)
-        except ZonalError as error:
-            log.warning("zone %s: what it wrote may not be on its disks: %s", self.spec.name, error)
-        self.clock.add("storage", begin, self.clock.now())
-
-    def _open_logs(self, stack: AsyncExitStack) -> OutputLog:
+    def _open_logs(self, stack: AsyncExitStack) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        output = self.workload.open_log(stack, self.folder, self.spec)
+        if not self.spec.houses:
+            self.workload.open_log(stack, self.folder, self.spec)
         self._console_log = ConsoleLog(self.folder / CONSOLE_LOG)
         stack.callback(self._console_log.close)
-        return output
 
     async def _open_console(self, stack: AsyncExitStack, port: int) -> None:
         assert self._console_log is not None
@@ -417,7 +345,13 @@ class LiveZone:
         if not reading.cancelled() and (error := reading.exception()) is not None:
             log.warning("zone %s: its console is kept no longer: %s", self.spec.name, error)
 
-    async def _open_session(self, stack: AsyncExitStack, epoch: str, consumed: dict[int, int] | None = None) -> Session:
+    async def _open_session(
+        self,
+        stack: AsyncExitStack,
+        epoch: str,
+        consumed: dict[int, int] | None = None,
+        shared: dict[int, int] | None = None,
+    ) -> Session:
         path = f"{domain_path(self.domain_id)}/zonal/channel"
         try:
             channel = await Channel.connect(
@@ -431,43 +365,33 @@ class LiveZone:
             )
         except DeadlineError as error:
             raise self._failed(f"its agent did not answer within {self._agent_timeout:g} s") from error
-        session = await stack.enter_async_context(open_session(channel, consumed=consumed, timeout=self._agent_timeout))
-        stack.push_async_callback(self.execs.leave)
+        opening = open_session(channel, consumed=consumed, may_be_gone=shared, timeout=self._agent_timeout)
+        session = await stack.enter_async_context(opening)
+        self._leave_execs(stack)
         self._session = session
         return session
 
-    async def _start_workload(self, session: Session) -> None:
-        spec = self.spec
-        await session.call("configure", {"hostname": spec.hostname, "sysctls": dict(_SYSCTLS)}, CALL_TIMEOUT)
-        root: dict[str, Value] = {"id": WORKLOAD, "device": "/dev/xvdb", "scratch": self._storage.scratch_device}
-        await session.call("prepare_root", {**root, **_id_maps(spec.runtime.namespaces)}, CALL_TIMEOUT)
-        await self._storage.attach_at_launch(session, self.domain_id, WORKLOAD)
+    async def _configure(self, session: Session) -> None:
+        """The network, and what the user wants of the kernel. Raises ``ZonalError``."""
         await self._network.configure(session)
-        await self._set_sysctls(session)
-        config = runtime_config(spec, self._oci_mounts(), self._storage.oci_devices())
-        await self.workload.start(session, spec, config, self._storage.zone_devices())
-
-    async def _set_sysctls(self, session: Session) -> None:
-        """Those that the user wants of the zone's kernel; the container's own are crun's to set."""
         options = self.spec.runtime
-        wanted = {name: value for name, value in options.sysctls if not is_of_container(name, options.namespaces)}
-        if not wanted:
-            return
-        try:
-            await session.call("configure", {"sysctls": dict(wanted)}, CALL_TIMEOUT)
-        except CallRefusedError as refusal:
-            raise InvalidInputError(f"the zone's kernel does not take it: {refusal.reason}") from refusal
+        # The container's own are crun's to set.
+        own: dict[str, Value] = {
+            name: value for name, value in options.sysctls if not is_of_container(name, options.namespaces)
+        }
+        await self._set_sysctls(session, own)
 
-    def _oci_mounts(self) -> list[dict[str, object]]:
-        """Parents before what is mounted in them; a user's own /etc/hosts and the like over ours."""
-        mounts = [*self._network.oci_mounts(), *self._storage.oci_mounts()]
-        return sorted(mounts, key=lambda mount: len(PurePosixPath(str(mount["destination"])).parts))
-
-    async def _carry(self, session: Session) -> ExitResult:
+    async def _until_stopped(self, session: Session) -> ExitResult:
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        lost = asyncio.ensure_future(session.until_end())
         try:
-            return await self.workload.carry(session)
-        except SessionEndedError as error:
-            raise self._failed(str(error)) from error
+            await asyncio.wait([stopping, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not self._stopping.is_set():
+                raise self._failed(session.end_reason or "its agent was lost")
+        finally:
+            stopping.cancel()
+            lost.cancel()
+        return ExitResult(0)
 
     async def _watch_domain(self) -> Never:
         """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""
@@ -477,18 +401,13 @@ class LiveZone:
         what = "its kernel crashed" if reason == SHUTDOWN_CRASH else "it shut down before its workload had ended"
         raise self._failed(what)
 
-    def _failed(self, what: str) -> ZoneFailedError:
-        return ZoneFailedError(f"zone {self.spec.name} failed: {what}")
-
     async def _destroy(self) -> None:
         if self.leaving:
             return
-        with self.clock.phase("teardown"):
-            await self._storage.close_before_domain()
-            await destroy_domain(self._host.hypervisor, self._host.store, self.domain_id)
-
-
-def _id_maps(spaces: Namespaces) -> dict[str, Value]:
-    """Parameters of ``prepare_root``; none without a user namespace."""
-    pairs = {"uids": spaces.uids, "gids": spaces.gids}
-    return {name: [[each.container, each.zone, each.size] for each in maps] for name, maps in pairs.items() if maps}
+        try:
+            with self.clock.phase("teardown"):
+                for each in (self, *self.workloads.values()):
+                    await each.close_before_domain()
+                await destroy_domain(self._host.hypervisor, self._host.store, self.domain_id)
+        finally:
+            self.domain_gone.set()

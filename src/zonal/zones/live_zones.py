@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from zonal.errors import WrongStateError, ZonalError
@@ -13,6 +14,8 @@ from zonal.zones.boot_log import BootLog, console_lines
 from zonal.zones.events import EventLog
 from zonal.zones.execs import ExecProcess
 from zonal.zones.host import XenHost
+from zonal.zones.life import Life
+from zonal.zones.live_workload import LiveWorkload
 from zonal.zones.live_zone import CONSOLE_LOG, LiveZone
 from zonal.zones.log_reading import stream_log
 from zonal.zones.mounts import Mount
@@ -32,6 +35,7 @@ from zonal.zones.spec import (
 )
 from zonal.zones.state import ZoneStore
 from zonal.zones.workload import SIGKILL
+from zonal.zones.workload_limits import limits_of
 
 
 class LiveZones:
@@ -42,7 +46,7 @@ class LiveZones:
         self._records = records
         self._folder = folder
         self._events = events
-        self._live: dict[str, LiveZone] = {}
+        self._live: dict[str, Life] = {}
 
     async def exec(self, ref: str, spec: ExecSpec) -> ExecProcess:
         """See ``ZoneService``."""
@@ -72,7 +76,7 @@ class LiveZones:
         zone = self._unpaused(record)
         if record.state is not ZoneState.RUNNING:
             raise WrongStateError(f"zone {record.name} is {record.state}", hint="only one that runs can be paused")
-        zone.pause()
+        await zone.pause()
         self._records.update(record.id, state=ZoneState.PAUSED)
         self._events.emit("pause", record.spec)
 
@@ -83,7 +87,7 @@ class LiveZones:
         if zone is None or record.state is not ZoneState.PAUSED:
             raise WrongStateError(f"zone {record.name} is {record.state}, not paused")
         self._records.update(record.id, state=ZoneState.RUNNING)
-        zone.unpause()
+        await zone.unpause()
         self._events.emit("unpause", record.spec)
         # One that was paused when this daemon came is met only now.
         await asyncio.wait([zone.launched])
@@ -97,15 +101,28 @@ class LiveZones:
         zone = self._live.get(record.id)
         if zone is not None:
             zone.rename(name)
-            if zone.domain_id:
+            if zone.domain_id and isinstance(zone, LiveZone):
                 await self._host.store.write(f"{domain_path(zone.domain_id)}/name", name)
 
     async def _change_resources(self, record: ZoneRecord, change: ResourceChange) -> None:
         """At once if it runs, and for its next start."""
+        if record.spec.zone:
+            await self._change_limits(record, change)
+            return
         wanted = change.of(record.spec.resources)
         if record.state.alive:
             await self._unpaused(record).change_resources(wanted)
         self._records.change_spec(record.id, resources=wanted)
+
+    async def _change_limits(self, record: ZoneRecord, change: ResourceChange) -> None:
+        """Of a workload in a shared zone: what its control group may have."""
+        runtime = record.spec.runtime
+        limits = limits_of(change, runtime.limits)
+        if record.state.alive:
+            life = self._unpaused(record)
+            if isinstance(life, LiveWorkload):
+                await life.change_limits(limits)
+        self._records.change_spec(record.id, runtime=replace(runtime, limits=limits))
 
     async def statistics(self, ref: str) -> ZoneStatistics:
         """See ``ZoneService``."""
@@ -117,12 +134,12 @@ class LiveZones:
 
     async def boot_log(self, ref: str) -> BootLog:
         """See ``ZoneService``."""
-        record = self._records.find(ref)
+        record = self._of_zone(self._records.find(ref))
         zone = self._live.get(record.id)
         # An older daemon's zone has no steps; its kernel began when its domain did, near enough.
         begins = [phase.begin_ns for phase in record.phases if phase.name == "kernel"]
         zero_ns = record.boot_steps[0].time_ns if record.boot_steps else next(iter(begins), 0)
-        if zone is not None and zone.launched.done() and record.state is ZoneState.RUNNING:
+        if isinstance(zone, LiveZone) and zone.launched.done() and record.state is ZoneState.RUNNING:
             with suppress(ZonalError):
                 return BootLog(record.boot_steps, await zone.kernel_log(zero_ns), from_console=False)
         return BootLog(record.boot_steps, console_lines(read_console(self._zone_folder(record.id)), zero_ns))
@@ -148,9 +165,9 @@ class LiveZones:
 
     async def console(self, ref: str, *, follow: bool) -> AsyncIterator[bytes]:
         """See ``ZoneService``."""
-        record = self._records.find(ref)
+        record = self._of_zone(self._records.find(ref))
         zone = self._live.get(record.id)
-        if follow and zone is not None and zone.console_log is not None:
+        if follow and isinstance(zone, LiveZone) and zone.console_log is not None:
             async for data in zone.console_log.follow():
                 yield data
             return
@@ -160,13 +177,19 @@ class LiveZones:
         if not ended.cancelled() and ended.exception() is None:
             self._events.emit("exec_die", spec, execID=exec_id, exitCode=str(ended.result().status))
 
-    def _running(self, record: ZoneRecord) -> LiveZone:
+    def _of_zone(self, record: ZoneRecord) -> ZoneRecord:
+        """Of a workload in a shared zone: that zone's."""
+        return self._records.get(record.spec.zone) if record.spec.zone else record
+
+    def _running(self, record: ZoneRecord) -> Life:
         zone = self._live.get(record.id)
         if zone is None or not zone.launched.done():
             raise self._not_running(record)
         return zone
 
-    def _unpaused(self, record: ZoneRecord) -> LiveZone:
+    def _unpaused(self, record: ZoneRecord) -> Life:
+        if record.spec.zone and (zone := self._of_zone(record)).state is ZoneState.PAUSED:
+            record = zone
         if record.state is ZoneState.PAUSED:
             raise WrongStateError(
                 f"zone {record.name} is paused, and answers nothing", hint=f"zonal unpause {record.name}"

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +24,9 @@ from zonal.zones.health import Health, HealthStatus
 from zonal.zones.health_monitor import HealthMonitor
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
-from zonal.zones.live_zone import STATUS_REFUSED, LiveZone
+from zonal.zones.life import STATUS_REFUSED, Life
+from zonal.zones.live_workload import LiveWorkload, Place, check_room, take_place
+from zonal.zones.live_zone import LiveZone
 from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import MountKind
@@ -89,12 +90,12 @@ class ZoneLives(LiveZones):
         self._memory = HostMemory(host.hypervisor, reserve)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._maintenance = Maintenance(self._files_at_rest, lives)
-        self._restarting = Restarting(lives, images, records, events, partial(self._start_again, by_policy=True))
+        self._restarting = Restarting(lives, images, records, events, self._restart)
 
-    def _start_again(self, record: ZoneRecord, *, by_policy: bool = False) -> LiveZone:
-        """Begins to start a zone that has ended, or that waits for its restart."""
+    def _start_again(self, record: ZoneRecord, *, by_policy: bool = False) -> Life:
+        """Begins to start what has ended, or waits for its restart. Raises ``WrongStateError``, as ``_make`` does."""
+        zone = self._make(record.spec, PhaseClock(time.monotonic_ns()))
         self._restarting.cancel(record.id)
-        zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
         zone.again = True
         zone.by_policy = by_policy
         restarts = record.restarts if by_policy else NO_RESTARTS_YET
@@ -107,6 +108,35 @@ class ZoneLives(LiveZones):
 
         self._begin(zone, launch)
         return zone
+
+    def _restart(self, record: ZoneRecord) -> Life | None:
+        """The same by its policy; ``None`` when it has to wait once more, or for ever."""
+        try:
+            return self._start_again(record, by_policy=True)
+        except ZonalError as error:
+            due = after_end(record.spec.restart, record.restarts, status=error.exit_status, ran_ns=0)
+            self._note_end(record, ExitResult(error.exit_status, str(error)), crashed=False, due=due)
+            return None
+
+    def _make(self, spec: ZoneSpec, clock: PhaseClock) -> Life:
+        """A life to be. Raises ``WrongStateError`` when the zone that it is to share does not run."""
+        if not spec.zone:
+            return self._zone(spec, clock)
+        zone = check_room(self._live.get(spec.zone), spec)
+        return self._workload(zone, spec, clock, take_place(zone, spec))
+
+    def _workload(self, zone: LiveZone, spec: ZoneSpec, clock: PhaseClock, place: Place) -> LiveWorkload:
+        return LiveWorkload(
+            *(self._host, self._records, spec, self._zone_folder(spec.id), clock),
+            zone=zone,
+            place=place,
+            storage=self._storage,
+            lives=self._lives,
+        )
+
+    def _sharing(self, zone_id: str) -> list[ZoneRecord]:
+        """The workloads in a zone, also those that have ended."""
+        return [record for record in self._records.list() if record.spec.zone == zone_id]
 
     def _zone(self, spec: ZoneSpec, clock: PhaseClock) -> LiveZone:
         return LiveZone(
@@ -122,20 +152,21 @@ class ZoneLives(LiveZones):
             lives=self._lives,
         )
 
-    def _begin(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
+    def _begin(self, zone: Life, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
         self._live[zone.spec.id] = zone
         task = self._lives.create_task(self._live_to_the_end(zone, prepare), name=f"zone {zone.spec.name}")
         self._tasks[zone.spec.id] = task
         return task
 
-    async def _live_to_the_end(self, zone: LiveZone, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> None:
+    async def _live_to_the_end(self, zone: Life, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> None:
         """The whole life of a zone; never raises, but for cancellation."""
         failure: BaseException | None = None
         result: ExitResult | None = None
         try:
             async with AsyncExitStack() as stack:
                 await prepare(stack)
-                self._records.update(zone.spec.id, state=ZoneState.RUNNING, **self._begun(zone))
+                state = ZoneState.RUNNING if zone.going.is_set() else ZoneState.PAUSED
+                self._records.update(zone.spec.id, state=state, **self._begun(zone))
                 zone.launched.set_result(None)
                 async with self._health_asked(zone):
                     result = await zone.until_end()
@@ -157,7 +188,7 @@ class ZoneLives(LiveZones):
             raise failure
 
     @staticmethod
-    def _begun(zone: LiveZone) -> dict[str, Any]:
+    def _begun(zone: Life) -> dict[str, Any]:
         """What its record is to say from its start on; of one that was taken over it is known already."""
         if zone.taken_over:
             return {}
@@ -165,7 +196,7 @@ class ZoneLives(LiveZones):
         return {"started_ns": time.time_ns(), "phases": zone.clock.all(), "health": health}
 
     @asynccontextmanager
-    async def _health_asked(self, zone: LiveZone) -> AsyncGenerator[None]:
+    async def _health_asked(self, zone: Life) -> AsyncGenerator[None]:
         """Within the block its health is asked after, if that is wanted."""
         check = zone.spec.health
         if check is None:
@@ -179,13 +210,13 @@ class ZoneLives(LiveZones):
             asking.cancel()
             await asyncio.wait([asking])
 
-    def _conclude(self, zone: LiveZone, result: ExitResult | None, failure: BaseException | None) -> None:
+    def _conclude(self, zone: Life, result: ExitResult | None, failure: BaseException | None) -> None:
         """Writes down how a zone ended and tells those who wait; everything it held is gone by now."""
         if zone.leaving:
             zone.ended.cancel()
             zone.launched.cancel()
             return
-        if isinstance(failure, ZoneFailedError):
+        if isinstance(failure, ZoneFailedError) and isinstance(zone, LiveZone):
             failure = self._with_console(zone, failure)
         if not zone.launched.done() and not zone.taken_over:
             if zone.again:
@@ -226,14 +257,23 @@ class ZoneLives(LiveZones):
         else:
             zone.ended.set_result(end)
 
-    async def _launch(self, zone: LiveZone, stack: AsyncExitStack) -> None:
+    async def _launch(self, zone: Life, stack: AsyncExitStack) -> None:
         spec = zone.spec
+        image: Path | None = None
         with zone.clock.phase("prepare"):
-            lease = self._images.use(spec.image_id, f"zone {spec.name}")
-            stack.callback(lease.release)
-            shares = any(mount.kind is MountKind.BIND for mount in spec.mounts)
-            boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
-        await zone.launch(stack, boot, lease.held.erofs)
+            if not spec.houses:
+                lease = self._images.use(spec.image_id, f"zone {spec.name}")
+                stack.callback(lease.release)
+                image = lease.held.erofs
+            boot: BootFiles | None = None
+            if isinstance(zone, LiveZone):
+                # Who shares a zone may want a directory of the host in it later.
+                shares = spec.houses or any(mount.kind is MountKind.BIND for mount in spec.mounts)
+                boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
+        if isinstance(zone, LiveZone) and boot is not None:
+            await zone.launch(stack, boot, image)
+        elif isinstance(zone, LiveWorkload) and image is not None:
+            await zone.launch(stack, image)
         self._events.emit("start", zone.spec)
 
     def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
@@ -279,6 +319,14 @@ class ZoneLives(LiveZones):
         return True
 
     def _forget(self, zone_id: str) -> None:
+        """Of a zone that goes, also the workloads that were in it; who still lives follows at its own end."""
+        for record in self._sharing(zone_id):
+            life = self._live.get(record.id)
+            if life is not None:
+                life.kept = False
+            else:
+                self._restarting.cancel(record.id)
+                self._forget(record.id)
         with suppress(ZonalError):
             self._events.emit("destroy", self._records.get(zone_id).spec)
         self._records.remove(zone_id)

@@ -16,6 +16,8 @@ SCRATCH_DISK: Final = "xvdc"
 VOLUME_DISKS: Final = tuple(f"xvd{letter}" for letter in "efghijklmnopqrs")
 DEVICE_DISKS: Final = tuple(f"xvd{letter}" for letter in "tuvwxyz")
 """Apart from the volumes', so that a container may open these, and these alone, as devices."""
+SHARED_DISKS: Final = tuple(f"xvd{first}{second}" for first in "abcdef" for second in "abcdefghijklmnopqrstuvwxyz")
+"""For images, scratch disks and volumes of workloads that share a zone."""
 DEVICE_NUMBERS: Final = tuple(map(node_number, DEVICE_DISKS))
 MAX_MOUNTS = 64
 TMPFS_OPTIONS = frozenset(

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zonal.zones.mounts import DEVICE_NUMBERS
-from zonal.zones.runtime_options import DeviceRule, IdMap, Limits, Namespaces, RuntimeOptions
+from zonal.zones.runtime_options import OF_WORKLOAD, DeviceRule, IdMap, Limits, Namespaces, RuntimeOptions
 
-CGROUP = "/zonal/workload"
-"""Below the one by which the agent holds workloads back, ``zonal.agent.memory.CGROUP``."""
+CGROUPS = "/zonal"
+"""Below it each workload has one. By it the agent holds workloads back: ``zonal.agent.memory.CGROUP``."""
 MASKED_PATHS = (
     "/proc/asound",
     "/proc/acpi",
@@ -37,13 +37,13 @@ _DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136
 _IPC_SYSCTLS = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
 
 
-def linux_section(options: RuntimeOptions, devices: Sequence[Mapping[str, object]]) -> dict[str, Any]:
-    """``linux``; ``devices`` are nodes that the container has besides the usual."""
+def linux_section(options: RuntimeOptions, devices: Sequence[Mapping[str, object]], name: str) -> dict[str, Any]:
+    """``linux`` of the workload ``name``; ``devices`` are nodes that the container has besides the usual."""
     security, spaces = options.security, options.namespaces
     bare = security.privileged or security.unmasked
     section: dict[str, Any] = {
-        "namespaces": [{"type": name} for name in _namespaces(spaces)],
-        "cgroupsPath": CGROUP,
+        "namespaces": _namespaces(spaces),
+        "cgroupsPath": f"{CGROUPS}/{name}",
         "resources": {
             **_resources(options.limits),
             "devices": _device_rules(options.device_rules, every=security.privileged),
@@ -86,11 +86,16 @@ def standard_mounts(options: RuntimeOptions) -> list[dict[str, object]]:
     return mounts
 
 
-def _namespaces(spaces: Namespaces) -> list[str]:
+def _namespaces(spaces: Namespaces) -> list[dict[str, str]]:
     """No network namespace: a workload has its zone's network. A user namespace only where its ids are mapped."""
     chosen = [("ipc", spaces.ipc), ("uts", spaces.uts), ("cgroup", spaces.cgroup), ("pid", spaces.pid)]
-    names = ["mount", *(name for name, mode in chosen if mode != "host")]
-    return [*names, "user"] if spaces.uids else names
+    found = [{"type": "mount"}]
+    for kind, mode in chosen:
+        if mode.startswith(OF_WORKLOAD):
+            found.append({"type": kind, "path": mode})
+        elif mode != "host":
+            found.append({"type": kind})
+    return [*found, {"type": "user"}] if spaces.uids else found
 
 
 def _resources(limits: Limits) -> dict[str, Any]:

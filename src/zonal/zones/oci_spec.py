@@ -111,11 +111,15 @@ def capabilities(security: Security, *, privileged: bool = False) -> tuple[str, 
 
 
 def runtime_config(
-    spec: ZoneSpec, mounts: Sequence[Mapping[str, object]] = (), devices: Sequence[Mapping[str, object]] = ()
+    spec: ZoneSpec,
+    mounts: Sequence[Mapping[str, object]] = (),
+    devices: Sequence[Mapping[str, object]] = (),
+    name: str = "workload",
 ) -> dict[str, Any]:
     """The content of ``config.json`` for crun, which the agent writes.
 
     ``mounts`` come after those that every container has, and replace one of them with the same destination.
+    ``name`` is the agent's for the workload, and its control group's.
     ``process.user`` is root's: ``spec.user`` is resolved in the zone, against the container's own files.
     """
     options = spec.runtime
@@ -133,7 +137,7 @@ def runtime_config(
             size=spec.terminal_size if spec.terminal else None,
         ),
         "mounts": _joined(standard_mounts(options), wanted),
-        "linux": linux_section(options, devices),
+        "linux": linux_section(options, devices, name),
     }
     if options.namespaces.uts != "host":
         config["hostname"] = spec.hostname

@@ -10,13 +10,16 @@ import logging
 import os
 import shutil
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
-from zonal.errors import ZonalError
+from zonal.errors import NotFoundError, ZonalError
+from zonal.images.image import Image
+from zonal.images.lease import Lease
 from zonal.shares.process import ShareServer
 from zonal.xen import domctl
 from zonal.xen.domain import HOST_ID, backed_domains, destroy_domain, domain_path, remove_from_store
 from zonal.xen.domctl import DomainInfo
+from zonal.zones.live_workload import known_place
 from zonal.zones.live_zone import LiveZone
 from zonal.zones.lives import ZoneLives, read_boot_id
 from zonal.zones.phases import PhaseClock
@@ -45,11 +48,17 @@ class RecoveredZones(ZoneLives):
             ]
         )
         for record in self._records.list():
+            if record.spec.zone:
+                continue  # with its zone, or after all of them
             info = domains.pop(LiveZone.domain_uuid(record.id).bytes, None)
             try:
                 await self._take_back_one(record, info)
             except ZonalError as error:
                 log.error("zone %s cannot be taken back: %s", record.name, error)
+        for record in self._records.list():
+            if record.spec.zone and record.id not in self._live:
+                await ShareServer(self._zone_folder(record.id)).stop()  # it holds pages of the zone
+                self._write_down(record)
         await self._remove_stale_directories()
         self._restarting.begin()
 
@@ -76,14 +85,35 @@ class RecoveredZones(ZoneLives):
             self._records.update(record.id, state=ZoneState.PAUSED)
         port = await self._host.store.read_int(f"{domain_path(domain_id)}/console/port", 1, 1 << 20)
         epoch = os.urandom(8).hex()
-        lease = self._images.use(record.spec.image_id, f"zone {record.name}")
+        lease = None if record.spec.houses else self._images.use(record.spec.image_id, f"zone {record.name}")
+        for each in self._sharing(record.id):
+            # Known before the zone's agent is met: where their streams go on is said to it at once.
+            if each.state.alive and each.first_stream:
+                self._take_back_workload(zone, each)
 
         async def take_over(stack: AsyncExitStack) -> None:
-            stack.callback(lease.release)
+            if lease is not None:
+                stack.callback(lease.release)
             await zone.take_over(stack, domain_id, port, epoch, record.attached)
             log.info("zone %s taken over, domain %d", record.name, domain_id)
 
         self._begin(zone, take_over)
+
+    def _take_back_workload(self, zone: LiveZone, record: ZoneRecord) -> None:
+        """One in a zone that runs; what was half started is undone."""
+        clock = PhaseClock(time.monotonic_ns())
+        life = self._workload(zone, record.spec, clock, known_place(zone, record))
+        life.again = record.state is ZoneState.CREATING and record.started_ns > 0
+        lease: Lease[Image] | None = None
+        with suppress(NotFoundError):
+            lease = self._images.use(record.spec.image_id, f"zone {record.name}")
+
+        async def take_over(stack: AsyncExitStack) -> None:
+            if lease is not None:
+                stack.callback(lease.release)
+            await life.take_over(stack, record)
+
+        self._begin(life, take_over)
 
     def _write_down(self, record: ZoneRecord) -> None:
         """What became of a zone that has no domain any more."""
@@ -107,6 +137,8 @@ class RecoveredZones(ZoneLives):
 
     def _resume_restart(self, record: ZoneRecord) -> None:
         """Of a zone that rests, or waited when the daemon before was gone."""
+        if record.state is ZoneState.CREATED:
+            return
         if record.state is ZoneState.RESTARTING:
             self._restarting.put(record)
         elif with_daemon(record.spec.restart, record.restarts):

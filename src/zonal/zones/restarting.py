@@ -11,7 +11,7 @@ from contextlib import suppress
 from zonal.errors import NotFoundError
 from zonal.images.store import ImageStore
 from zonal.zones.events import EventLog
-from zonal.zones.live_zone import LiveZone
+from zonal.zones.life import Life
 from zonal.zones.spec import ZoneRecord, ZoneState
 from zonal.zones.state import ZoneStore
 
@@ -27,9 +27,9 @@ class Restarting:
         images: ImageStore,
         records: ZoneStore,
         events: EventLog,
-        start: Callable[[ZoneRecord], LiveZone],
+        start: Callable[[ZoneRecord], Life | None],
     ) -> None:
-        """``start`` begins to start a zone."""
+        """``start`` begins to start a zone; it gives nothing when that has to wait, or cannot be."""
         self._lives = lives
         self._images = images
         self._records = records
@@ -75,6 +75,8 @@ class Restarting:
                 if record.state is not ZoneState.RESTARTING:
                     return
                 zone = self._start(record)
+                if zone is None:
+                    return
                 await asyncio.wait([zone.launched])
             if not zone.launched.cancelled() and zone.launched.exception() is None:
                 self._events.emit("restart", zone.spec, restartCount=str(record.restarts.count))

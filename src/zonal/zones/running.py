@@ -14,13 +14,13 @@ from zonal.zones.spec import ExitResult, OutputChunk, TerminalSize, ZoneRecord
 from zonal.zones.state import ZoneStore
 
 if TYPE_CHECKING:
-    from zonal.zones.live_zone import LiveZone
+    from zonal.zones.life import Life
 
 
 class AttachedZone:
     """Fulfils ``zonal.zones.spec.RunningZone``."""
 
-    def __init__(self, zone: LiveZone, records: ZoneStore, audience: Audience | None, *, stdin: bool = True) -> None:
+    def __init__(self, zone: Life, records: ZoneStore, audience: Audience | None, *, stdin: bool = True) -> None:
         self._zone = zone
         self._record = records.get(zone.spec.id)
         self._audience = audience

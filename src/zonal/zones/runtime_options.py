@@ -16,6 +16,8 @@ ULIMITS: Final = (
 """Names of setrlimit(2), without ``RLIMIT_`` and in small letters."""
 UNLIMITED: Final = (1 << 64) - 1
 """RLIM_INFINITY of linux/resource.h."""
+OF_WORKLOAD: Final = "workload:"
+"""Begins the name of a workload of the same zone whose namespace is meant; the agent knows it by the rest."""
 HOOK_STAGES: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 """OCI runtime-spec 1.2 ``config.md``, "POSIX-platform Hooks"."""
 
@@ -84,6 +86,7 @@ class Namespaces:
     ipc: str = ""
     """Also ``none``: of its own, and without /dev/shm."""
     pid: str = ""
+    """Also `OF_WORKLOAD` and a name."""
     uts: str = ""
     cgroup: str = ""
     uids: tuple[IdMap, ...] = ()

@@ -88,8 +88,17 @@ class CallRefusedError(ZoneFailedError):
 class Session:
     """To be served by ``serve`` in a task of its owner's; everything else may be called meanwhile."""
 
-    def __init__(self, transport: Transport, *, consumed: Mapping[int, int] | None = None) -> None:
-        """``consumed``: for output streams of an earlier session, how many bytes are safe; they go on from there."""
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        consumed: Mapping[int, int] | None = None,
+        may_be_gone: Mapping[int, int] | None = None,
+    ) -> None:
+        """``consumed``: for output streams of an earlier session, how many bytes are safe; they go on from there.
+
+        ``may_be_gone``: likewise of those that the zone may have forgotten meanwhile.
+        """
         self.outputs: dict[int, OutputReader] = {}
         """By number: those of the agent's HELLO, and those opened since."""
         self.inputs: dict[int, InputWriter] = {}
@@ -100,12 +109,14 @@ class Session:
         self.received_bytes = 0
         self.sent_bytes = 0
         self._transport = transport
-        self._consumed = dict(consumed or {})
+        self._consumed = {**(consumed or {}), **(may_be_gone or {})}
+        self._may_be_gone = frozenset(may_be_gone or ())
         self._decoder = FrameDecoder(MAX_ZONE_MESSAGE)
         self._frames: deque[bytes] = deque()
         self._credits: dict[int, int] = {}
         self._to_send = asyncio.Event()
         self._window = LEAST_WINDOW
+        self._ended = asyncio.Event()
         self._greeting: asyncio.Future[Greeting] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, asyncio.Future[cbor.Value]] = {}
         self._last_call = 0
@@ -133,6 +144,10 @@ class Session:
         finally:
             self._end("the host closed the session")
             self._transport.close()
+
+    async def until_end(self) -> None:
+        """Until the session is over; ``end_reason`` says why."""
+        await self._ended.wait()
 
     async def greeted(self, timeout: float) -> Greeting:
         """The agent's HELLO; raises ``DeadlineError`` after ``timeout`` seconds, or ``SessionEndedError``."""
@@ -271,7 +286,7 @@ class Session:
                 writer = InputWriter(state.stream, state.received, self._window, self._queue, ended=state.ended)
                 writer.on_resumed(state.consumed)
                 self.inputs[state.stream] = writer
-        gone = sorted(number for number, offset in self._consumed.items() if offset)
+        gone = sorted(number for number, offset in self._consumed.items() if offset and number not in self._may_be_gone)
         if gone:
             raise ProtocolError(f"streams {gone} are gone from the zone")
         hello = cbor.encode({"version": VERSION, "window": WINDOW, "streams": streams})
@@ -347,17 +362,22 @@ class Session:
                 _fail(future, SessionEndedError(reason))
         for stream in (*self.outputs.values(), *self.inputs.values()):
             stream.on_session_end(reason)
+        self._ended.set()
 
 
 @asynccontextmanager
 async def open_session(
-    transport: Transport, *, consumed: Mapping[int, int] | None = None, timeout: float = 30.0
+    transport: Transport,
+    *,
+    consumed: Mapping[int, int] | None = None,
+    may_be_gone: Mapping[int, int] | None = None,
+    timeout: float = 30.0,
 ) -> AsyncGenerator[Session]:
     """Meets the agent and serves the session until the block ends; then the channel is closed.
 
     Raises ``SessionEndedError``, or ``DeadlineError`` when no HELLO comes within ``timeout`` seconds.
     """
-    session = Session(transport, consumed=consumed)
+    session = Session(transport, consumed=consumed, may_be_gone=may_be_gone)
     serving = asyncio.ensure_future(session.serve())
     try:
         await session.greeted(timeout)

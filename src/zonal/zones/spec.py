@@ -34,11 +34,12 @@ OutputChunk = tuple[Literal[1, 2], bytes]
 
 
 class ZoneState(enum.StrEnum):
-    """Where a zone is in its life; in the last two it has ended, and may be started again.
+    """Where a zone is in its life; in the last two it has ended, and may be started again. ``CREATED``: it never was.
 
     One that is ``RESTARTING`` has no domain: it has ended, and its policy will start it after a while.
     """
 
+    CREATED = "created"
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
@@ -54,8 +55,8 @@ class ZoneState(enum.StrEnum):
 
     @property
     def at_rest(self) -> bool:
-        """Whether it has ended and stays so unless somebody starts it."""
-        return self in {ZoneState.EXITED, ZoneState.CRASHED}
+        """Whether it does not run, and stays so unless somebody starts it."""
+        return self in {ZoneState.CREATED, ZoneState.EXITED, ZoneState.CRASHED}
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,10 @@ class LogQuery:
 
 @dataclass(frozen=True)
 class ZoneSpec:
-    """All that is needed to make a zone and start its one workload; every value is checked and resolved."""
+    """All that is needed to make a zone and start its workload; every value is checked and resolved.
+
+    One with ``zone`` is only a workload, for that zone; one without an image is a zone for such workloads.
+    """
 
     id: str
     """64 hexadecimal digits."""
@@ -119,7 +123,7 @@ class ZoneSpec:
     """Digest of the image's configuration, ``sha256:…``."""
     erofs_path: str
     command: tuple[str, ...]
-    """The argument vector: entrypoint and command together; never empty."""
+    """The argument vector: entrypoint and command together; empty only where there is no image."""
     env: tuple[str, ...]
     """``K=V``, each key once, in order."""
     cwd: str = "/"
@@ -156,6 +160,13 @@ class ZoneSpec:
     restart: RestartPolicy = NO_RESTART
     health: HealthCheck | None = None
     """With a command; ``None``: nobody asks how it is."""
+    zone: str = ""
+    """Id of the zone that it shares with others; empty: it has one of its own."""
+
+    @property
+    def houses(self) -> bool:
+        """Whether it is a zone without a workload of its own."""
+        return not self.image_id
 
 
 @dataclass(frozen=True)
@@ -212,6 +223,10 @@ class ZoneRecord:
     """Published ones, with the host's ports that were chosen."""
     restarts: Restarts = NO_RESTARTS_YET
     health: Health | None = None
+    disks: tuple[str, ...] = ("", "")
+    """Of a workload in a shared zone: names of its image's and its scratch disk there."""
+    first_stream: int = 0
+    """Likewise: the number of its first stream."""
 
     @property
     def id(self) -> str:
@@ -348,6 +363,10 @@ class ZoneService(Protocol):
 
         Raises a ``ZonalError`` if it cannot be; nothing is left of the zone then, nor when the call is cancelled.
         """
+        ...
+
+    async def create(self, spec: ZoneSpec) -> ZoneRecord:
+        """Writes down what is to be, for ``start``. Raises ``AlreadyExistsError``."""
         ...
 
     async def list(self) -> list[ZoneRecord]:

@@ -198,6 +198,7 @@ def decode_record(text: str) -> ZoneRecord:
     values["ports"] = tuple(_decode_port(each) for each in values.get("ports", ()))
     values["restarts"] = Restarts(**_known(Restarts, values.get("restarts", {})))
     values["health"] = health_from(values.get("health"))
+    values["disks"] = tuple(values.get("disks", ("", "")))
     return ZoneRecord(**values)
 
 

@@ -23,6 +23,7 @@ from zonal.xen.devices.vbd import Disk, disk_from_path, node_number, plan_vbd, v
 from zonal.xen.devices.xenbus import detach, wait_connected
 from zonal.xen.domain import DevicePlan, finish_in_thread
 from zonal.xen.loop import open_loop
+from zonal.zones.allotments import Allotments
 from zonal.zones.devices import MODULES
 from zonal.zones.host import XenHost
 from zonal.zones.module_loading import ModuleSource, supply_modules
@@ -68,8 +69,21 @@ class ZoneStorage:
     """See the module."""
 
     def __init__(
-        self, host: XenHost, sources: StorageSources, records: ZoneStore, spec: ZoneSpec, folder: Path
+        self,
+        host: XenHost,
+        sources: StorageSources,
+        records: ZoneStore,
+        spec: ZoneSpec,
+        folder: Path,
+        allotments: Allotments,
+        *,
+        scratch_disk: str = SCRATCH_DISK,
+        disks: tuple[str, ...] = VOLUME_DISKS,
     ) -> None:
+        """``allotments`` are the zone's; ``disks`` are names for volumes and images that are mounted."""
+        self.scratch_disk = scratch_disk
+        self._allotments = allotments
+        self._disks = disks
         self._host = host
         self._sources = sources
         self._records = records
@@ -97,7 +111,7 @@ class ZoneStorage:
     @property
     def scratch_device(self) -> str:
         """The scratch disk's device in the zone; empty when there is none."""
-        return f"/dev/{SCRATCH_DISK}" if self._spec.storage_bytes else ""
+        return f"/dev/{self.scratch_disk}" if self._spec.storage_bytes else ""
 
     async def open_at_launch(self, stack: AsyncExitStack) -> list[DevicePlan]:
         """Opens the scratch disk and all that the spec mounts. Raises ``ZonalError``; ``stack`` closes it."""
@@ -109,7 +123,7 @@ class ZoneStorage:
             if not path.exists():
                 await finish_in_thread(self._sources.scratch.copy, path, self._spec.storage_bytes)
             loop = stack.enter_context(open_loop(path, read_only=False, direct=True))
-            disks.append(Disk(SCRATCH_DISK, loop.path, loop.device, writable=True))
+            disks.append(Disk(self.scratch_disk, loop.path, loop.device, writable=True))
         for mount in self._spec.mounts:
             if mount.needs_attaching:
                 opened = self._open_one(mount)
@@ -126,7 +140,11 @@ class ZoneStorage:
         """Takes the leases of what a running zone has; its devices are the kernel's and have stayed."""
         stack.callback(self._close_all)
         for each in attached:
+            for name in filter(None, (each.id, each.disk)):
+                self._allotments.claim(name)
             with ExitStack() as opening:
+                for name in filter(None, (each.id, each.disk)):
+                    opening.callback(self._allotments.give_back, name)
                 with suppress(ZonalError):
                     self._lease(each.mount, opening)
                 self._open[each.mount.target] = _Open(each, None, None, opening.pop_all())
@@ -220,6 +238,18 @@ class ZoneStorage:
                 except CallRefusedError as error:
                     log.warning("zone %s: its scratch disk is not at rest: %s", self._spec.name, error)
 
+    async def vacate(self, session: Session, domain_id: int, *, runs: bool) -> None:
+        """After the end of a workload whose zone goes on: the zone lets go of all that it had mounted.
+
+        ``runs``: whether there is still a zone to ask.
+        """
+        for each in self.mounted:
+            with suppress(ZonalError):
+                if runs:
+                    await self._detach(session, each)
+                    await self._disconnect(domain_id, each)
+            self._give_up(self._open[each.mount.target])
+
     @property
     def outlived(self) -> bool:
         """Whether there is something, besides the zone's own disk, that it may have written to."""
@@ -230,11 +260,11 @@ class ZoneStorage:
         return [mount for mount in self._spec.mounts if mount.kind is MountKind.ZONE_DEVICE]
 
     def _open_one(self, mount: Mount) -> _Open:
-        taken = {each.attached.id for each in self._open.values()}
-        if len(self._open) >= MAX_MOUNTS:
+        name = self._allotments.take(f"m{number}" for number in range(MAX_MOUNTS))
+        if name is None:
             raise ResourceExhaustedError(f"zone {self._spec.name} has {MAX_MOUNTS} mounts, and no zone can have more")
-        name = next(f"m{number}" for number in range(MAX_MOUNTS + 1) if f"m{number}" not in taken)
         with ExitStack() as stack:
+            stack.callback(self._allotments.give_back, name)
             source = self._lease(mount, stack)
             disk = self._open_disk(mount, source, stack)
             folder = self._shares.open(mount, stack) if mount.kind is MountKind.BIND else None
@@ -265,22 +295,22 @@ class ZoneStorage:
                         hint="mount it once without :ro, which puts it in order",
                     )
                 loop = stack.enter_context(open_loop(source, read_only=mount.read_only, direct=True))
-                return Disk(self._free(VOLUME_DISKS), loop.path, loop.device, writable=not mount.read_only)
+                return Disk(self._free(self._disks, stack), loop.path, loop.device, writable=not mount.read_only)
             case MountKind.IMAGE:
                 assert source is not None
                 shared = stack.enter_context(self._host.loops.acquire(source))
-                return Disk(self._free(VOLUME_DISKS), shared.path, shared.device)
+                return Disk(self._free(self._disks, stack), shared.path, shared.device)
             case MountKind.DEVICE:
                 assert source is not None
-                return disk_from_path(self._free(DEVICE_DISKS), source, writable=not mount.read_only)
+                return disk_from_path(self._free(DEVICE_DISKS, stack), source, writable=not mount.read_only)
             case _:
                 return None
 
-    def _free(self, disks: tuple[str, ...]) -> str:
-        taken = {each.attached.disk for each in self._open.values()}
-        for name in disks:
-            if name not in taken:
-                return name
+    def _free(self, disks: tuple[str, ...], stack: ExitStack) -> str:
+        name = self._allotments.take(disks)
+        if name is not None:
+            stack.callback(self._allotments.give_back, name)
+            return name
         raise ResourceExhaustedError(f"zone {self._spec.name} has {len(disks)} such disks, and no zone can have more")
 
     async def _connect(self, session: Session, domain_id: int, opened: _Open) -> None:
@@ -307,7 +337,7 @@ class ZoneStorage:
 
     async def _attach(self, session: Session, attached: Attached, root: str) -> None:
         mount = attached.mount
-        params: dict[str, Value] = {"id": attached.id, "read_only": mount.read_only}
+        params: dict[str, Value] = {"id": attached.id, "read_only": mount.read_only, "owner": root}
         match mount.kind:
             case MountKind.VOLUME:
                 params |= {

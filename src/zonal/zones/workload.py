@@ -21,8 +21,8 @@ from zonal.zones.spec import ExitResult, TerminalSize, ZoneSpec
 if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
 
-STDIN, STDOUT, STDERR = 1, 2, 3
-"""Numbers of its streams on the channel."""
+FIRST_STREAM = 1
+"""On the channel, of the workload that is a zone's own; its three streams have numbers in a row."""
 START_TIMEOUT = 60.0
 DRAIN_TIMEOUT = 20.0
 """Seconds without any output after its end, after which its streams count as ended."""
@@ -41,8 +41,9 @@ _REFUSALS: dict[str, type[ZonalError]] = {
 class Workload:
     """See the module. ``name`` is the agent's for it, and for its root."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, first_stream: int = FIRST_STREAM) -> None:
         self.name = name
+        self._stdin, self._stdout, self._stderr = range(first_stream, first_stream + 3)
         self.audiences = Audiences()
         self.stdin: InputWriter | None = None
         """Its standard input, if it has one."""
@@ -56,10 +57,11 @@ class Workload:
 
     @property
     def consumed(self) -> dict[int, int]:
-        """Bytes of each output stream that its open log has."""
-        assert self._log is not None
+        """Bytes of each output stream that its log has; nothing without a log."""
+        if self._log is None:
+            return {}
         kept = self._log.offsets
-        return {STDOUT: kept[1], STDERR: kept[2]}
+        return {self._stdout: kept[1], self._stderr: kept[2]}
 
     def open_log(self, stack: AsyncExitStack, folder: Path, spec: ZoneSpec) -> OutputLog:
         """In ``folder``, until the stack unwinds."""
@@ -71,10 +73,10 @@ class Workload:
 
         Raises ``CommandNotFoundError``, ``CommandNotExecutableError``, ``InvalidInputError``, ``CallRefusedError``.
         """
-        self.stdin = session.open_input(STDIN) if spec.stdin or spec.terminal else None
-        self._outputs = [(1, session.open_output(STDOUT))]
+        self.stdin = session.open_input(self._stdin) if spec.stdin or spec.terminal else None
+        self._outputs = [(1, session.open_output(self._stdout))]
         if not spec.terminal:
-            self._outputs.append((2, session.open_output(STDERR)))
+            self._outputs.append((2, session.open_output(self._stderr)))
         session.expect_workload(self.name)
         params: dict[str, Value] = {
             "id": self.name,
@@ -85,9 +87,9 @@ class Workload:
             "devices": [*devices],
             "every_device": spec.runtime.security.privileged,
             "terminal": spec.terminal,
-            "stdin": STDIN if self.stdin else 0,
-            "stdout": STDOUT,
-            "stderr": 0 if spec.terminal else STDERR,
+            "stdin": self._stdin if self.stdin else 0,
+            "stdout": self._stdout,
+            "stderr": 0 if spec.terminal else self._stderr,
             "rows": spec.terminal_size.rows,
             "columns": spec.terminal_size.columns,
         }
@@ -102,11 +104,11 @@ class Workload:
     def take_over(self, session: Session, spec: ZoneSpec) -> None:
         """Goes on with what another daemon has started; ``session`` has its streams."""
         self._outputs = [
-            (1 if number == STDOUT else 2, reader)
+            (1 if number == self._stdout else 2, reader)
             for number, reader in session.outputs.items()
-            if number in (STDOUT, STDERR)
+            if number in (self._stdout, self._stderr)
         ]
-        stdin = session.inputs.get(STDIN)
+        stdin = session.inputs.get(self._stdin)
         if stdin is not None and not spec.terminal and not spec.detach:
             stdin.end()  # whoever wrote to it is gone with the daemon of then
         self.stdin = stdin
@@ -127,6 +129,15 @@ class Workload:
         """To its first process, and to all of them when it is SIGKILL. Raises ``CallRefusedError`` at its end."""
         params: dict[str, Value] = {"id": self.name, "signal": number, "all": number == SIGKILL}
         await session.call("signal", params, START_TIMEOUT)
+
+    async def hold(self, session: Session, *, held: bool) -> None:
+        """Has all of its processes stand still, or go on. Raises ``CallRefusedError`` at its end."""
+        await session.call("freeze", {"id": self.name, "frozen": held}, START_TIMEOUT)
+
+    async def forget(self, session: Session) -> None:
+        """Once it has ended: neither the agent nor we know it any more."""
+        await session.call("forget", {"id": self.name}, START_TIMEOUT)
+        session.forget_workload(self.name, (self._stdin, self._stdout, self._stderr))
 
     async def resize(self, session: Session, size: TerminalSize) -> None:
         """Sets its terminal's size. Raises ``CallRefusedError`` at its end."""

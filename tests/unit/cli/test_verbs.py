@@ -139,3 +139,21 @@ def test_events_are_shown_and_chosen(zonal: Zonal) -> None:
     assert json.loads(line)["Actor"]["Attributes"]["exitCode"] == "5"
     assert zonal("events", "--filter", "colour=red").returncode == 125
     zonal("rm", "told")
+
+
+def test_what_is_created_waits_for_its_start(zonal: Zonal) -> None:
+    made = zonal("create", "--name", "later", "-e", "A=1", "local:1", "sh", "-c", "echo $A; exit 3")
+    assert made.returncode == 0, made.stderr
+    assert b"later" not in zonal("ps").stdout
+    listed = zonal("ps", "-a", "--filter", "status=created")
+    assert b"later" in listed.stdout
+    assert made.stdout.decode().strip().startswith(zonal("ps", "-aq").stdout.decode().strip())
+    started = zonal("start", "-a", "later")
+    assert (started.stdout, started.returncode) == (b"1\n", 3), started.stderr
+
+
+def test_a_zone_for_workloads_is_made_with_a_zones_options_only(zonal: Zonal) -> None:
+    for arguments in (("--entrypoint", "x", "z"), ("-m", "0", "z"), ("--restart", "sometimes", "z"), ("z", "image")):
+        assert zonal("zone", "create", *arguments).returncode == 125, arguments
+    done = zonal("run", "--zone", "nobody", "local:1", "true")
+    assert (done.returncode, b"nobody" in done.stderr) == (125, True), done.stderr

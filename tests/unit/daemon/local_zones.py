@@ -217,7 +217,8 @@ class LocalZone(LocalProcess):
         self.kept.close()
         self._zones.told.emit("die", self.spec, exitCode=str(status))
         end_ns = time.monotonic_ns() - self._arrived_ns
-        phases = (*self.record.phases, Phase("workload", self.record.phases[-1].end_ns, end_ns))
+        begin_ns = self.record.phases[-1].end_ns if self.record.phases else 0
+        phases = (*self.record.phases, Phase("workload", begin_ns, end_ns))
         self._zones.store.update(
             self.spec.id,
             state=ZoneState.EXITED,
@@ -344,6 +345,12 @@ class LocalZones:
             raise
         self._running[spec.id] = zone
         return LocalClient(zone, spec.id, audience, zone.stdin.kept_open() if spec.detach else zone.stdin)
+
+    async def create(self, spec: ZoneSpec) -> ZoneRecord:
+        self.store.add(ZoneRecord(spec=spec, state=ZoneState.CREATED, created_ns=time.time_ns()))
+        self.told.emit("create", spec)
+        self.changed.set()
+        return self.store.get(spec.id)
 
     def _alive(self, ref: str) -> LocalZone:
         record = self.store.find(ref)

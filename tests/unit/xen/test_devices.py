@@ -97,8 +97,9 @@ def test_a_driver_domain_owns_its_end() -> None:
 
 def test_disk_numbers_are_those_that_linux_knows() -> None:
     assert [disk_number(name) for name in ("xvda", "xvdb", "xvdc", "xvdz")] == [51712, 51728, 51744, 1 << 28 | 25 << 8]
-    for wrong in ("sda", "xvd", "xvdaa", "xvdA", "xvd1", ""):
-        with pytest.raises(InvalidInputError, match="xvda to xvdz"):
+    assert [disk_number(name) for name in ("xvdaa", "xvdba", "xvdzz")] == [1 << 28 | n << 8 for n in (26, 52, 701)]
+    for wrong in ("sda", "xvd", "xvdaaa", "xvdA", "xvdaA", "xvd1", ""):
+        with pytest.raises(InvalidInputError, match="xvda to xvdzz"):
             disk_number(wrong)
 
 

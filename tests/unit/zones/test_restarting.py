@@ -20,6 +20,7 @@ from zonal.zones.boot_files import BootFiles
 from zonal.zones.events import EventLog
 from zonal.zones.health import HealthStatus
 from zonal.zones.host import XenHost
+from zonal.zones.life import Life
 from zonal.zones.lifecycle import ZoneManager
 from zonal.zones.live_zone import LiveZone
 from zonal.zones.names import make_id
@@ -41,7 +42,7 @@ class LocalLife(LiveZone):
 
     process: asyncio.subprocess.Process
 
-    async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path) -> None:
+    async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path | None) -> None:
         if (self.folder.parent / "full").exists():
             raise ResourceExhaustedError("there is no memory", hint="stop a zone")
         self.process = await asyncio.create_subprocess_exec(*self.spec.command, cwd=self.folder.parent)
@@ -83,7 +84,8 @@ class LocalManager(ZoneManager):
             lives=self._lives,
         )
 
-    async def _launch(self, zone: LiveZone, stack: AsyncExitStack) -> None:
+    async def _launch(self, zone: Life, stack: AsyncExitStack) -> None:
+        assert isinstance(zone, LiveZone)
         self._zone_folder(zone.spec.id).mkdir(exist_ok=True)
         await zone.launch(stack, cast("BootFiles", None), Path("/"))
         self._events.emit("start", zone.spec)

@@ -6,6 +6,7 @@ Served by the host's kernel (xen-blkback). Nodes: ``io/blkif.h``.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from zonal.xen.store import Entry
 
 XVD_MAJOR = 202
 EXTENDED = 1 << 28
-_DISKS_MAX = 26
+_LETTERS = 26
+_NAME = re.compile(r"xvd[a-z]{1,2}", re.ASCII)
 _PLAIN_DISKS = 16
 _PLAIN_PARTITIONS, _EXTENDED_PARTITIONS = 16, 256
 
@@ -25,7 +27,7 @@ _PLAIN_PARTITIONS, _EXTENDED_PARTITIONS = 16, 256
 class Disk:
     """What a zone gets: ``device`` is the host's block device (as ``os.major`` takes it), ``path`` what it is called.
 
-    ``name`` is the zone's name for it: ``xvda`` to ``xvdz``.
+    ``name`` is the zone's name for it: ``xvda`` to ``xvdz``, then ``xvdaa`` to ``xvdzz``.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Disk:
 
 
 def disk_number(name: str) -> int:
-    """The number in the store for ``xvda`` to ``xvdz``, as xen-vbd-interface(7) has it.
+    """The number in the store for ``xvda`` to ``xvdzz``, as xen-vbd-interface(7) has it.
 
     The first sixteen disks are their own device number, with sixteen minors each; later ones have the extended form.
     Raises :class:`InvalidInputError` for another name.
@@ -46,10 +48,13 @@ def disk_number(name: str) -> int:
 
 def node_number(name: str) -> tuple[int, int]:
     """Major and minor of the disk's node in the zone. Raises :class:`InvalidInputError` for another name."""
-    letter = ord(name[3]) - ord("a") if len(name) == 4 and name.startswith("xvd") else -1
-    if not 0 <= letter < _DISKS_MAX:
-        raise InvalidInputError(f"{name!r} cannot be the name of a zone's disk; it must be from xvda to xvdz")
-    return XVD_MAJOR, letter * (_PLAIN_PARTITIONS if letter < _PLAIN_DISKS else _EXTENDED_PARTITIONS)
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(f"{name!r} cannot be the name of a zone's disk; it must be from xvda to xvdzz")
+    # They count as encode_disk_name of Linux's xen-blkfront has it: after z comes aa.
+    place = -1
+    for letter in name[3:]:
+        place = (place + 1) * _LETTERS + ord(letter) - ord("a")
+    return XVD_MAJOR, place * (_PLAIN_PARTITIONS if place < _PLAIN_DISKS else _EXTENDED_PARTITIONS)
 
 
 def disk_from_path(name: str, path: Path, *, writable: bool = False) -> Disk:
