@@ -18,12 +18,12 @@ test-unit: setup-dev
 	$(BIN)/pytest --timeout=300 tests/unit
 
 test-lab: setup-dev
-	$(BIN)/pytest -m "not long" --timeout=900 --durations=20 tests/lab
+	$(BIN)/pytest -m "not long" --timeout=900 --durations=20 -rs tests/lab
 
 # Images with nginx, redis, PostgreSQL and an application of Python, races, crashes, and labs on full disks and of
 # ordinary users: three quarters of an hour more.
 test-long: setup-dev
-	$(BIN)/pytest -m long --timeout=3600 --durations=20 tests/lab
+	$(BIN)/pytest -m long --timeout=3600 --durations=20 -rs tests/lab
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -90,7 +90,8 @@ class Host:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def remove_all(self) -> None:
-        names = [zone["name"] for zone in self.zones()]
+        # What shares a zone goes with it.
+        names = [zone["name"] for zone in self.zones() if not zone["zone"]]
         if names:
             assert self.zonal("zone", "rm", "-f", *names).returncode == 0
 

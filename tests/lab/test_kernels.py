@@ -38,6 +38,7 @@ def kernels(host: Host) -> dict[str, dict[str, Any]]:
     return {item["name"]: item for item in map(json.loads, lines)}
 
 
+@pytest.mark.long
 def test_debian_s_kernel_is_an_image_that_is_pushed_pulled_and_booted(host: Host, server: Registry) -> None:
     name = f"10.0.2.2:{server.port}/kernels/debian:1"
     done = host.zonal("kernel", "import-debian", "-t", name)

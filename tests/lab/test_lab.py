@@ -66,6 +66,7 @@ def test_a_killed_lab_goes_back_to_its_last_snapshot(lab: Lab) -> None:
     assert lab.shell("cat /var/lib/zonal/test").check().out == "first"
 
 
+@pytest.mark.long
 def test_a_lab_without_its_snapshot_is_booted_from_its_disks(lab: Lab) -> None:
     lab.shell("echo kept > /var/lib/zonal/test; touch /run/zonal-test").check()
     lab.down()
@@ -138,6 +139,7 @@ def test_its_ports_are_on_loopback_only(lab: Lab) -> None:
         assert addresses == {"0100007F"}
 
 
+@pytest.mark.long
 def test_a_lab_that_cannot_be_saved_keeps_its_files_and_is_booted_once_more_after_a_panic(other: Lab) -> None:
     """QEMU saves no machine with an NVMe disk: such a lab is powered off, and booted again."""
     other.up("--device", "nvme", "--device", "bochs-display", "--memory", "2G")
@@ -164,6 +166,7 @@ def test_a_lab_that_cannot_be_saved_keeps_its_files_and_is_booted_once_more_afte
     other.down("--force")
 
 
+@pytest.mark.long
 def test_half_a_lab_is_made_anew_with_an_iommu(other: Lab) -> None:
     other.paths.folder.mkdir()
     (other.paths.folder / "root.qcow2").write_bytes(b"half a disk")

@@ -351,6 +351,7 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(host: Host, server: di
     assert server["name"] in [zone["name"] for zone in host.zones()]
 
 
+@pytest.mark.long
 def test_a_killed_zonald_disturbs_nobody_and_the_next_one_undoes_what_was_half_made(
     host: Host, server: dict[str, Any], port: int
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_panic_is_told_of_with_its_console_and_undone_by_a_policy(host: Host) 
     assert status(inspect(host, "panics")) == "exited"
 
 
+@pytest.mark.long
 def test_a_panic_while_zonald_is_dead_is_a_crash_as_well(host: Host) -> None:
     script = f"sleep 6; {PANIC}"
     run(host, "alone", "--privileged")

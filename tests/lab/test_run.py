@@ -87,11 +87,11 @@ def test_a_read_only_root(host: Host) -> None:
     ("command", "status"),
     [
         (["sh", "-c", "exit 42"], 42),
-        (["sh", "-c", "kill -TERM $$; exit 1"], 1),
+        pytest.param(["sh", "-c", "kill -TERM $$; exit 1"], 1, marks=pytest.mark.long),
         (["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137),
         (["no-such-command"], 127),
         (["/etc/passwd"], 126),
-        (["/etc"], 126),
+        pytest.param(["/etc"], 126, marks=pytest.mark.long),
     ],
 )
 def test_exit_statuses_are_dockers(host: Host, command: list[str], status: int) -> None:
@@ -195,6 +195,7 @@ def test_timing_tells_every_phase_in_order(host: Host) -> None:
     assert all(0 <= p["begin_ns"] <= p["end_ns"] <= timing["total_ns"] for p in timing["phases"])
 
 
+@pytest.mark.long
 def test_debian_12_is_made_and_run(host: Host) -> None:
     done = host.run("debian:12", "cat", "/etc/debian_version")
     assert done.stdout.startswith(b"12.")

@@ -135,6 +135,7 @@ WATCH = """
 """
 
 
+@pytest.mark.long
 def test_how_much_a_zone_keeps_is_what_was_asked_for(host: Host, folder: Path) -> None:
     names = ("consistent", "cached", "delegated")
     for name in names:
@@ -238,6 +239,7 @@ def until(path: Path, begin: bytes) -> None:
     raise AssertionError(f"{path} has not come: {path.exists() and path.read_bytes()[:100]}")
 
 
+@pytest.mark.long
 def test_a_lab_that_slept_mounts_anew(host: Host, folder: Path) -> None:
     look = ["-v", f"{folder}:/d", IMAGE, "cat", "/d/sub/file"]
     assert host.run(*look).stdout == b"of the machine\n"

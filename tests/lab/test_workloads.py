@@ -71,7 +71,9 @@ def test_verbs_know_workloads(host: Host) -> None:
     assert status(host, "two").startswith("paused")
     assert host.zonal("exec", "two", "true").returncode != 0
     text(host, "unpause", "two")
-    assert int(text(host, "stats", "--no-stream", "--format", "{{.PIDs}}", "two").strip() or 0) >= 1
+    used = json.loads(text(host, "stats", "--no-stream", "--json", "two"))
+    assert used["processes"] >= 1
+    assert 0 < used["memory_bytes"] <= used["memory_limit_bytes"] == 48 << 20
     assert "sh" in text(host, "top", "two")
     text(host, "workload", "stop", "two")
     assert status(host, "two") == "exited 3"

@@ -93,7 +93,7 @@ def test_the_end_of_a_workload_while_zonald_is_dead_is_known(host: Host) -> None
     assert host.zonal("zone", "logs", "ending").stdout == b"last\n"
 
 
-@pytest.mark.parametrize("delay", [0.2, 2.0, 4.0])
+@pytest.mark.parametrize("delay", [0.2, pytest.param(2.0, marks=pytest.mark.long), 4.0])
 def test_zonald_killed_during_a_launch_leaves_nothing(host: Host, delay: float) -> None:
     host.run(IMAGE, "true")
     before = host.snapshot()
@@ -113,6 +113,7 @@ def test_zonald_killed_during_a_launch_leaves_nothing(host: Host, delay: float) 
     host.run(IMAGE, "true")
 
 
+@pytest.mark.long
 def test_a_zone_destroyed_with_200_mb_in_flight(host: Host) -> None:
     host.run(IMAGE, "true")
     before = host.snapshot()

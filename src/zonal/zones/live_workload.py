@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,6 +127,7 @@ class LiveWorkload(Life):
             self._records.update(
                 spec.id,
                 domain_id=self.domain_id,
+                kernel_release=self._records.get(self.zone.spec.id).kernel_release,
                 disks=(self._place.image_disk, self._place.scratch_disk),
                 first_stream=self._place.first_stream,
             )
@@ -244,6 +245,7 @@ class LiveWorkload(Life):
         params: dict[str, Value] = {"id": self.workload.name, "memory": limits.memory_bytes}
         params |= {"quota": limits.cpu_quota_us, "period": period}
         await self.running_session().call("limit", params, CALL_TIMEOUT)
+        self.spec = replace(self.spec, runtime=replace(self.spec.runtime, limits=limits))
 
     def _begin(self, stack: AsyncExitStack) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
