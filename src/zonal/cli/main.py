@@ -53,6 +53,7 @@ _COMMANDS = {
     "logout": ("zonal.cli.login:logout", "Forget the credentials for a registry."),
     "zone": ("zonal.cli.zone:zone", "Zones: create, list, look into, stop, remove."),
     "workload": ("zonal.cli.workload:workload", "Workloads in zones that they share."),
+    "pool": ("zonal.cli.pool:pool", "Zones that are booted ahead of time."),
     "image": ("zonal.cli.image:image", "Images: pull, push, import, bootstrap, list, remove."),
     "volume": ("zonal.cli.volume:volume", "Volumes: create, list, remove."),
     "network": ("zonal.cli.network:network", "Networks: create, list, remove."),

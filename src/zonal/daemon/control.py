@@ -13,6 +13,7 @@ from zonal.daemon.info import InfoCall
 from zonal.daemon.kernels import KernelCalls
 from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.networks import NetworkCalls
+from zonal.daemon.pool import PoolCalls
 from zonal.daemon.registries import RegistryCalls
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
@@ -54,12 +55,15 @@ def make_control(services: Services, stopping: asyncio.Event, sockets: StreamSoc
     networks = NetworkCalls(services.networks)
     kernels = KernelCalls(services.kernels, services.spool)
     host = HostCalls(services.host)
+    pool = PoolCalls(services.zones)
     return control_handler(
         {
             "Info": InfoCall(services.zones),
             "Run": RunCall(services.zones, services.images, mounts, services.networks.networks, stopping, sockets),
             "Exec": execs.exec,
             "Attach": execs.attach,
+            "GetPool": pool.get,
+            "SetPool": pool.set,
             "ListZones": zones.list,
             "InspectZone": zones.inspect,
             "StopZone": zones.stop,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zonal.errors import ZonalError
+from zonal.zones.pool_plan import PoolView
 from zonal.zones.spec import HostInfo, ZoneRecord, ZoneService, ZoneState, ZoneStatistics
 
 MAX_ZONES = 1000
@@ -27,6 +28,7 @@ class Snapshot:
     """Zones that run and are not among those measured, for there are too many."""
     seconds: float
     """That the gathering took."""
+    pool: PoolView
 
 
 async def gather(zones: ZoneService, most: int = MAX_ZONES) -> Snapshot:
@@ -50,4 +52,5 @@ async def gather(zones: ZoneService, most: int = MAX_ZONES) -> Snapshot:
         measured=[each for each in found if each is not None],
         left_out=max(0, len(running) - most),
         seconds=time.monotonic() - begin,
+        pool=zones.pool,
     )

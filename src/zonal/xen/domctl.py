@@ -191,6 +191,13 @@ def set_max_memory(hypervisor: Hypervisor, domain_id: int, size: int) -> None:
         issue()
 
 
+def set_handle(hypervisor: Hypervisor, domain_id: int, handle: bytes) -> None:
+    """Gives a domain another handle, 16 bytes."""
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_SETDOMAINHANDLE, domain_id) as (request, issue):
+        request.u.setdomainhandle.handle[:] = handle
+        issue()
+
+
 def set_max_vcpus(hypervisor: Hypervisor, domain_id: int, vcpus: int) -> None:
     """Allocates the vCPUs that the domain was created for."""
     with domctl_request(hypervisor, abi.XEN_DOMCTL_MAX_VCPUS, domain_id) as (request, issue):

@@ -100,6 +100,10 @@ class Balloon:
         self._domain_id, self._target = domain_id, target
         self._short_ns = time.monotonic_ns()
 
+    def become(self, owner: bytes, name: str) -> None:
+        """The domain is another zone's from now on."""
+        self._owner, self._name = owner, name
+
     async def attend(self, session: Session) -> None:
         """Follows the zone's reports; returns when its agent cannot say anything, or no more."""
         session.on_memory = self._take

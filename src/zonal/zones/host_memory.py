@@ -91,6 +91,11 @@ class HostMemory:
             raise self._refusal(size - before, room)
         self._promises.set(owner, size)
 
+    def become(self, before: bytes, owner: bytes) -> None:
+        """A domain has another owner, with what it was promised."""
+        self._promises.set(owner, self._promises.of(before))
+        self._promises.forget(before)
+
     def end(self, owner: bytes) -> None:
         """A domain is gone."""
         self._promises.forget(owner)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from zonal.errors import DeadlineError, InvalidInputError, NotFoundError, WrongStateError, ZonalError, ZoneFailedError
+from zonal.xen.devices.vbd import Disk, vbd
+from zonal.xen.devices.xenbus import wait_connected
 from zonal.zones.execs import PROBE, ExecProcess, Execs
 from zonal.zones.host import XenHost
 from zonal.zones.mounts import Mount
@@ -29,11 +31,12 @@ from zonal.zones.runtime_options import Namespaces
 from zonal.zones.session import CallRefusedError, Session, SessionEndedError
 from zonal.zones.spec import ExecSpec, ExitResult, TerminalSize, ZoneSpec, ZoneStatistics
 from zonal.zones.state import ZoneStore
-from zonal.zones.storage import ZoneStorage
+from zonal.zones.storage import CONNECT_TIMEOUT, ZoneStorage
 from zonal.zones.workload import SIGKILL, Workload
 
 if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
+    from zonal.xen.domain import DevicePlan
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +229,15 @@ class Life(ABC):
         spec = self.spec
         config = runtime_config(spec, self._oci_mounts(), self._storage.oci_devices(), self.workload.name)
         await self.workload.start(session, spec, config, self._storage.zone_devices())
+
+    async def _plug(self, plans: Sequence[DevicePlan], disks: Iterable[str]) -> None:
+        """Gives a domain that runs its devices, and waits for its disks; for shares, who serves them does."""
+        entries = [entry for plan in plans for entry in plan(self.domain_id)]
+        store, storage = self._host.store, self._storage
+        await store.transaction(lambda transaction: transaction.put(entries))
+        scratch = [storage.scratch_disk] if storage.scratch_device else []
+        for name in (*disks, *scratch, *(each.disk for each in storage.mounted if each.disk)):
+            await wait_connected(store, vbd(self.domain_id, Disk(name, Path(), 0)), timeout=CONNECT_TIMEOUT)
 
     def _oci_mounts(self) -> list[dict[str, object]]:
         """Parents before what is mounted in them; a user's own /etc/hosts and the like over ours."""

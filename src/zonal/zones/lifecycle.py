@@ -18,14 +18,17 @@ from zonal.zones.events import EventLog
 from zonal.zones.host import XenHost
 from zonal.zones.life import KILL_TIMEOUT
 from zonal.zones.live_workload import check_room
-from zonal.zones.lives import BootSource, read_boot_id
+from zonal.zones.lives import read_boot_id
 from zonal.zones.networking import FILES
 from zonal.zones.paths import Change, PathInfo
 from zonal.zones.phases import PhaseClock
+from zonal.zones.pool_file import load_plan, save_plan
+from zonal.zones.pool_plan import PoolPlan, check_plan
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.recovery import RecoveredZones
 from zonal.zones.restart import RestartKind, check_restart, stops
 from zonal.zones.running import AttachedZone
+from zonal.zones.sources import BootSource
 from zonal.zones.spec import ExitResult, HostInfo, ZoneRecord, ZoneSpec, ZoneState, ZoneUpdate
 from zonal.zones.state import ZoneStore
 from zonal.zones.workload import SIGKILL
@@ -45,6 +48,19 @@ class ZoneManager(RecoveredZones):
             memory_bytes=physical.total_bytes,
             free_bytes=self._memory.room(),
         )
+
+    async def set_pool(self, plan: PoolPlan) -> None:
+        """See ``ZoneService``."""
+        save_plan(self._pool_file, check_plan(plan))
+        await self.pool.begin(plan)
+
+    async def begin_pool(self) -> None:
+        """As it was last wanted."""
+        await self.pool.begin(load_plan(self._pool_file))
+
+    @property
+    def _pool_file(self) -> Path:
+        return self._folder.parent / "pool.json"
 
     async def run(self, spec: ZoneSpec, *, arrived_ns: int) -> AttachedZone:
         """See ``ZoneService``."""
@@ -306,6 +322,7 @@ async def open_zones(
                 events=events,
             )
             await manager.take_back()
+            await manager.begin_pool()
             try:
                 yield manager
             finally:

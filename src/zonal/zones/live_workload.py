@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from zonal.errors import InvalidInputError, ResourceExhaustedError, WrongStateError, ZonalError, ZoneFailedError
 from zonal.xen.devices.vbd import Disk, plan_vbd, vbd
-from zonal.xen.devices.xenbus import detach, wait_connected
+from zonal.xen.devices.xenbus import detach
 from zonal.zones.host import XenHost
 from zonal.zones.life import CALL_TIMEOUT, KILL_TIMEOUT, STATUS_KILLED, Life
 from zonal.zones.live_zone import LiveZone
@@ -36,7 +36,6 @@ from zonal.zones.workload_limits import CPU_PERIOD_US
 
 if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
-    from zonal.xen.domain import DevicePlan
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class LiveWorkload(Life):
             disk = Disk(self._place.image_disk, loop.path, loop.device)
             plans = [partial(plan_vbd, disk=disk), *await self._storage.open_at_launch(stack)]
             stack.push_async_callback(self._unplug)
-            await self._plug(plans)
+            await self._plug(plans, (self._place.image_disk,))
         self._session = zone_session
         with clock.phase("container"):
             stack.push_async_callback(self._clear_away)
@@ -258,14 +257,6 @@ class LiveWorkload(Life):
             for name in self._place.names:
                 self.zone.allotments.give_back(name)
 
-    async def _plug(self, plans: list[DevicePlan]) -> None:
-        """Gives the running domain its devices, and waits for the disks; for shares, who serves them does."""
-        entries = [entry for plan in plans for entry in plan(self.domain_id)]
-        store = self._host.store
-        await store.transaction(lambda transaction: transaction.put(entries))
-        for name in (*self._disk_names, *(each.disk for each in self._storage.mounted if each.disk)):
-            await wait_connected(store, vbd(self.domain_id, Disk(name, Path(), 0)), timeout=CONNECT_TIMEOUT)
-
     async def _clear_away(self) -> None:
         """Ends it in the zone, if it has not ended, and has the agent forget it and let go of its disks."""
         if self.leaving:
@@ -294,7 +285,7 @@ class LiveWorkload(Life):
         session = self._session
         if session is None or session.end_reason is not None:
             await self.close_before_domain()
-            await self.zone.domain_gone.wait()
+            await self.zone.machine.gone.wait()
             return
         devices = [vbd(self.domain_id, Disk(name, Path(), 0)) for name in self._disk_names]
         try:

@@ -7,50 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
-from zonal.errors import DeadlineError, UnavailableError, WrongStateError, ZonalError, ZoneFailedError
+from zonal.errors import UnavailableError, WrongStateError, ZoneFailedError
 from zonal.network.attachments import Attachments
-from zonal.xen import domctl
-from zonal.xen.abi.domctl import SHUTDOWN_CRASH
-from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
-from zonal.xen.channel import Channel
-from zonal.xen.console import Console
-from zonal.xen.console_log import ConsoleLog
 from zonal.xen.devices.vbd import Disk, plan_vbd
-from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
-from zonal.xen.domctl import DomainLimits
+from zonal.xen.domain import DevicePlan, domain_path
 from zonal.zones.allotments import Allotments
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
-from zonal.zones.greeting import WorkloadState
+from zonal.zones.greeting import Greeting, WorkloadState
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
 from zonal.zones.life import CALL_TIMEOUT, STATUS_KILLED, Life
+from zonal.zones.machine import Machine
 from zonal.zones.networking import ZoneNetwork
 from zonal.zones.oci_linux import is_of_container
 from zonal.zones.oci_spec import ZONE_INIT
 from zonal.zones.phases import PhaseClock
 from zonal.zones.resources import Resources
 from zonal.zones.restart import stops
-from zonal.zones.session import Session, open_session
+from zonal.zones.session import Session
 from zonal.zones.spec import ExecSpec, ExitResult, ZoneSpec, ZoneStatistics
 from zonal.zones.state import ZoneStore
 from zonal.zones.statistics import read_statistics
 from zonal.zones.storage import StorageSources, ZoneStorage
 from zonal.zones.watching import while_watching
 from zonal.zones.workload import SIGKILL, Workload
-from zonal.zones.zone_resources import ZoneResources
 
 if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
     from zonal.zones.execs import ExecProcess
     from zonal.zones.live_workload import LiveWorkload
     from zonal.zones.mounts import Attached
+    from zonal.zones.pool import WarmMachine
     from zonal.zones.programs import ContainerFiles
 
 log = logging.getLogger(__name__)
@@ -58,7 +52,6 @@ log = logging.getLogger(__name__)
 WORKLOAD = "workload"
 """The agent's name for the workload that is a zone's own."""
 SYSTEM_DISK, IMAGE_DISK = "xvda", "xvdb"
-CONSOLE_LOG = "console.log"
 _SYSCTLS = {
     # As docker has it: every user may ping, and have any port.
     "net.ipv4.ping_group_range": "0 2147483647",
@@ -94,90 +87,67 @@ class LiveZone(Life):
         """Those that share it, by id; each puts itself in and takes itself out."""
         self.found: tuple[WorkloadState, ...] = ()
         """What its agent had when it was taken over."""
-        self._agent_timeout = agent_timeout
+        self.machine = Machine(
+            *(host, memory, spec.id, spec.name, spec.resources, folder, clock), agent_timeout=agent_timeout
+        )
         self._network = ZoneNetwork(host, attachments, records, spec)
-        self._resources = ZoneResources(host, memory, self.domain_uuid(spec.id).bytes, spec.name, spec.resources)
-        self._console_log: ConsoleLog | None = None
         self._stopping = asyncio.Event()
         """Set when one without a workload of its own is to end."""
-        self.domain_gone = asyncio.Event()
-        self.console_begin = 0
-        """Bytes of the console's file that are of earlier runs."""
-
-    @property
-    def console_log(self) -> ConsoleLog | None:
-        """The console's log while it is open."""
-        return self._console_log
-
-    @staticmethod
-    def domain_uuid(zone_id: str) -> uuid.UUID:
-        """A zone's domain has the first half of the zone's id for a handle: so it is known again, come what may."""
-        return uuid.UUID(hex=zone_id[:32])
 
     async def launch(self, stack: AsyncExitStack, boot: BootFiles, image: Path | None) -> None:
         """From nothing to a started workload, if it has one. Raises ``ZonalError``; the stack undoes what was done."""
         spec, clock = self.spec, self.clock
-        if spec.runtime.init and not Path(ZONE_INIT).exists():
-            raise UnavailableError(f"the host has no {ZONE_INIT}, which --init needs", hint="apt-get install tini")
+        self._check_init()
+        machine = self._machine()
         with clock.phase("domain"):
             self._open_logs(stack)
             if self.workload.log is not None:
                 self.workload.log.begin_again()
-            self._resources.begin(stack)
-            self.console_begin = (self.folder / CONSOLE_LOG).stat().st_size
             self._network.begin(stack, lambda: self.leaving)
-            disks: list[Disk] = []
-            for name, path in ((SYSTEM_DISK, boot.system_image), (IMAGE_DISK, image)):
-                if path is None:
-                    continue
-                loop = stack.enter_context(self._host.loops.acquire(path))
-                disks.append(Disk(name, loop.path, loop.device))
-            storage = await self._storage.open_at_launch(stack)
-            config = DomainConfig(
-                name=spec.name,
-                kernel=boot.kernel,
-                memory=spec.resources.memory,
-                most_memory=spec.resources.ceiling,
-                vcpus=spec.resources.vcpus,
-                online_vcpus=spec.resources.cpus,
-                command_line=boot.command_line + self._resources.command_line,
-                initrd=boot.initrd,
-                devices=(*(partial(plan_vbd, disk=disk) for disk in disks), *storage, *self._network.plans()),
-                readable=(("zonal", ""), ("zonal/host", spec.id[:16])),
-                writable=("zonal/channel",),
-                limits=DomainLimits(),
-                uuid=self.domain_uuid(spec.id),
-            )
-            domain = await create_domain(self._host.hypervisor, self._host.store, config)
+            plans = await self._open_disks(stack, ((SYSTEM_DISK, boot.system_image), (IMAGE_DISK, image)))
+            domain = await machine.make(stack, boot, (*plans, *self._network.plans()))
             self.domain_id = domain.domain_id
-            stack.push_async_callback(self._destroy)
             self._records.update(spec.id, domain_id=domain.domain_id)
-            self._resources.domain_made(domain.domain_id)
             await self._network.domain_made(domain.domain_id)
-            await self._open_console(stack, domain.built.console_port)
             await domain.start()
         started = clock.now()
-        async with while_watching(self._watch_domain()):
-            session = await self._open_session(stack, spec.id[:16])
-            greeting = await session.greeted(self._agent_timeout)
+        async with while_watching(machine.watch()):
+            greeting = await machine.meet(stack)
+            self._leave_execs(stack)
             ready = clock.now()
             agent_ns = max(0, min(greeting.ready_ns - greeting.started_ns, ready - started))
             clock.add("kernel", started, ready - agent_ns)
             clock.add("agent", ready - agent_ns, ready)
-            self._records.update(
-                spec.id,
-                agent_resident_bytes=greeting.resident_bytes,
-                kernel_release=greeting.kernel_release,
-                boot_steps=zone_steps(greeting.steps, ready - greeting.ready_ns),
-            )
+            self._note(greeting, ready)
             with clock.phase("container"):
-                self._resources.attend(stack, session)
-                await session.call("configure", {"hostname": spec.hostname, "sysctls": dict(_SYSCTLS)}, CALL_TIMEOUT)
-                if not spec.houses:
-                    await self._prepare(session, IMAGE_DISK)
-                await self._configure(session)
-                if not spec.houses:
-                    await self._start_workload(session)
+                await self._furnish(stack)
+
+    async def launch_warm(self, stack: AsyncExitStack, warm: WarmMachine, image: Path | None) -> None:
+        """The same with a machine that runs already, which from now on is this zone's. Raises ``ZonalError``."""
+        spec, clock = self.spec, self.clock
+        self._check_init()
+        self.machine = warm.machine
+        machine = self._machine()
+        with clock.phase("domain"):
+            self.domain_id = machine.domain_id
+            # Who is killed from here on leaves a domain that is told by its record, or by its handle.
+            self._records.update(spec.id, domain_id=machine.domain_id)
+            await machine.become(spec.id, spec.name, self.folder, clock)
+            if not spec.houses:
+                self.workload.open_log(stack, self.folder, spec).begin_again()
+            self._network.begin(stack, lambda: self.leaving)
+            plans = await self._open_disks(stack, ((IMAGE_DISK, image),))
+            # Of what it is made goes after it.
+            stack.push_async_exit(warm.stack.pop_all())
+            self._leave_execs(stack)
+            await self._plug(plans, (IMAGE_DISK,) if image is not None else ())
+            await self._network.domain_made(machine.domain_id)
+            if spec.resources != machine.resources.now:
+                await machine.resources.change(spec.resources, self._session_of(machine))
+        async with while_watching(machine.watch()):
+            self._note(warm.greeting, clock.now())
+            with clock.phase("container"):
+                await self._furnish(stack)
 
     async def take_over(
         self,
@@ -190,33 +160,33 @@ class LiveZone(Life):
         """From a domain that another daemon has left running to the same state as after ``launch``."""
         self.domain_id = domain_id
         self.taken_over = True
+        machine = self._machine()
         self._open_logs(stack)
-        self._resources.take_over(stack, domain_id)
         self._network.take_over(stack, lambda: self.leaving)
         self._storage.take_over(stack, mounted)
-        stack.push_async_callback(self._destroy)
-        await self._open_console(stack, console_port)
-        async with while_watching(self._watch_domain()):
+        await machine.take_over(stack, domain_id, console_port)
+        async with while_watching(machine.watch()):
             await self.met.wait()
             await self._host.store.write(f"{domain_path(domain_id)}/zonal/host", epoch)
             shared: dict[int, int] = {}
             for each in tuple(self.workloads.values()):
                 await each.logs_open.wait()
                 shared |= each.workload.consumed
-            session = await self._open_session(stack, epoch, self.workload.consumed, shared)
-            greeting = await session.greeted(self._agent_timeout)
+            greeting = await machine.meet(stack, epoch, self.workload.consumed, shared)
         self.found = greeting.workloads
+        session = self._session = self._session_of(machine)
+        self._leave_execs(stack)
         if not self.spec.houses:
             self.workload.take_over(session, self.spec)
             self.execs.take_over(session, greeting.workloads)
-        self._resources.attend(stack, session)
+        machine.resources.attend(stack, session)
 
     async def until_end(self) -> ExitResult:
         """See ``Life``; of one without a workload of its own, until it is stopped."""
         assert self._session is not None
         begin = self.clock.now()
         try:
-            async with while_watching(self._watch_domain()):
+            async with while_watching(self.machine.watch()):
                 if self.spec.houses:
                     exit_ = await self._until_stopped(self._session)
                 else:
@@ -264,32 +234,26 @@ class LiveZone(Life):
 
     async def pause(self) -> None:
         """Stops the domain; see ``Life``."""
-        info = domctl.domain_info(self._host.hypervisor, self.domain_id)
-        if info is None:
-            raise WrongStateError(f"zone {self.spec.name} does not run")
-        if not info.paused:
-            domctl.pause_domain(self._host.hypervisor, self.domain_id)
+        self.machine.pause()
         self.going.clear()
         self.pauses += 1
 
     async def unpause(self) -> None:
         """Lets the domain go on; see ``Life``."""
-        info = domctl.domain_info(self._host.hypervisor, self.domain_id)
-        if info is not None and info.paused:
-            domctl.unpause_domain(self._host.hypervisor, self.domain_id)
+        self.machine.unpause()
         self.met.set()
         self.going.set()
 
     async def statistics(self, *, ask: bool) -> ZoneStatistics:
         """See ``Life``."""
         session = self._session if ask and not self.ended.done() else None
-        ceiling, carried = self._resources.now.ceiling, self._network.carried_bytes
+        ceiling, carried = self.machine.resources.now.ceiling, self._network.carried_bytes
         name = "" if self.spec.houses else WORKLOAD
         return await read_statistics(self._host, self.domain_id, session, name, ceiling=ceiling, network=carried)
 
     async def change_resources(self, wanted: Resources) -> None:
         """Gives it more or less; see ``ZoneResources.change``."""
-        await self._resources.change(wanted, self.running_session())
+        await self.machine.resources.change(wanted, self.running_session())
 
     async def kernel_log(self, zero_ns: int) -> tuple[BootStep, ...]:
         """What its kernel says that it has said; its clock was zero at ``zero_ns``. Raises ``ZonalError``."""
@@ -300,7 +264,7 @@ class LiveZone(Life):
         for each in (self, *self.workloads.values()):
             each.mark_stopped()
         self.doom = self.doom or why
-        domctl.destroy_domain(self._host.hypervisor, self.domain_id)
+        self.machine.kill()
         await self.gone()
 
     @property
@@ -315,61 +279,65 @@ class LiveZone(Life):
                 f"zone {self.spec.name} has no workload of its own", hint=f"name one of those that share it: {names}"
             )
 
+    def rename(self, name: str) -> None:
+        """See ``Life``."""
+        super().rename(name)
+        self.machine.name = name
+
+    def _check_init(self) -> None:
+        if self.spec.runtime.init and not Path(ZONE_INIT).exists():
+            raise UnavailableError(f"the host has no {ZONE_INIT}, which --init needs", hint="apt-get install tini")
+
+    def _machine(self) -> Machine:
+        """It asks what only we know."""
+        machine = self.machine
+        machine.leaving = lambda: self.leaving
+        machine.doomed = lambda: self.doom
+        machine.before_destroying = self._let_go
+        return machine
+
+    async def _let_go(self) -> None:
+        for each in (self, *self.workloads.values()):
+            await each.close_before_domain()
+
     def _open_logs(self, stack: AsyncExitStack) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.machine.open_log(stack)
         if not self.spec.houses:
             self.workload.open_log(stack, self.folder, self.spec)
-        self._console_log = ConsoleLog(self.folder / CONSOLE_LOG)
-        stack.callback(self._console_log.close)
 
-    async def _open_console(self, stack: AsyncExitStack, port: int) -> None:
-        assert self._console_log is not None
-        page = stack.enter_context(self._host.grants.map(self.domain_id, [GNTTAB_RESERVED_CONSOLE]))
-        event = stack.enter_context(self._host.events.bind_interdomain(self.domain_id, port))
-        console = stack.enter_context(Console(page.buffer, event, self._console_log, name=self.spec.name))
-        reading = asyncio.ensure_future(console.run())
-        reading.add_done_callback(self._console_stopped)
+    async def _open_disks(self, stack: AsyncExitStack, files: Sequence[tuple[str, Path | None]]) -> list[DevicePlan]:
+        disks: list[Disk] = []
+        for name, path in files:
+            if path is not None:
+                loop = stack.enter_context(self._host.loops.acquire(path))
+                disks.append(Disk(name, loop.path, loop.device))
+        return [*(partial(plan_vbd, disk=disk) for disk in disks), *await self._storage.open_at_launch(stack)]
 
-        async def finish() -> None:
-            reading.cancel()
-            await asyncio.wait([reading])
-            # The last words, such as a panic's.
-            with suppress(ZonalError):
-                for _ in range(64):
-                    if not console.drain():
-                        break
+    def _note(self, greeting: Greeting, ready_ns: int) -> None:
+        """What the agent has said of itself."""
+        self._records.update(
+            self.spec.id,
+            agent_resident_bytes=greeting.resident_bytes,
+            kernel_release=greeting.kernel_release,
+            boot_steps=zone_steps(greeting.steps, ready_ns - greeting.ready_ns),
+        )
 
-        stack.push_async_callback(finish)
-
-    def _console_stopped(self, reading: asyncio.Future[None]) -> None:
-        if not reading.cancelled() and (error := reading.exception()) is not None:
-            log.warning("zone %s: its console is kept no longer: %s", self.spec.name, error)
-
-    async def _open_session(
-        self,
-        stack: AsyncExitStack,
-        epoch: str,
-        consumed: dict[int, int] | None = None,
-        shared: dict[int, int] | None = None,
-    ) -> Session:
-        path = f"{domain_path(self.domain_id)}/zonal/channel"
-        try:
-            channel = await Channel.connect(
-                self._host.store,
-                self._host.events,
-                self._host.grants,
-                self.domain_id,
-                path,
-                timeout=self._agent_timeout,
-                epoch=epoch,
-            )
-        except DeadlineError as error:
-            raise self._failed(f"its agent did not answer within {self._agent_timeout:g} s") from error
-        opening = open_session(channel, consumed=consumed, may_be_gone=shared, timeout=self._agent_timeout)
-        session = await stack.enter_async_context(opening)
-        self._leave_execs(stack)
+    async def _furnish(self, stack: AsyncExitStack) -> None:
+        """Makes of a zone that has just been met, with its devices, what it is to be."""
+        spec, session = self.spec, self._session_of(self.machine)
         self._session = session
-        return session
+        self.machine.resources.attend(stack, session)
+        await session.call("configure", {"hostname": spec.hostname, "sysctls": dict(_SYSCTLS)}, CALL_TIMEOUT)
+        if not spec.houses:
+            await self._prepare(session, IMAGE_DISK)
+        await self._configure(session)
+        if not spec.houses:
+            await self._start_workload(session)
+
+    @staticmethod
+    def _session_of(machine: Machine) -> Session:
+        assert machine.session is not None
+        return machine.session
 
     async def _configure(self, session: Session) -> None:
         """The network, and what the user wants of the kernel. Raises ``ZonalError``."""
@@ -387,27 +355,8 @@ class LiveZone(Life):
         try:
             await asyncio.wait([stopping, lost], return_when=asyncio.FIRST_COMPLETED)
             if not self._stopping.is_set():
-                raise self._failed(session.end_reason or "its agent was lost")
+                raise self.machine.failed(session.end_reason or "its agent was lost")
         finally:
             stopping.cancel()
             lost.cancel()
         return ExitResult(0)
-
-    async def _watch_domain(self) -> Never:
-        """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""
-        reason = await wait_shutdown(self._host.hypervisor, self._host.store, self.domain_id)
-        if self.doom:
-            raise ZoneFailedError(f"zone {self.spec.name} was destroyed: {self.doom}")
-        what = "its kernel crashed" if reason == SHUTDOWN_CRASH else "it shut down before its workload had ended"
-        raise self._failed(what)
-
-    async def _destroy(self) -> None:
-        if self.leaving:
-            return
-        try:
-            with self.clock.phase("teardown"):
-                for each in (self, *self.workloads.values()):
-                    await each.close_before_domain()
-                await destroy_domain(self._host.hypervisor, self._host.store, self.domain_id)
-        finally:
-            self.domain_gone.set()

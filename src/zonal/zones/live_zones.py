@@ -16,8 +16,9 @@ from zonal.zones.execs import ExecProcess
 from zonal.zones.host import XenHost
 from zonal.zones.life import Life
 from zonal.zones.live_workload import LiveWorkload
-from zonal.zones.live_zone import CONSOLE_LOG, LiveZone
+from zonal.zones.live_zone import LiveZone
 from zonal.zones.log_reading import stream_log
+from zonal.zones.machine import CONSOLE_LOG
 from zonal.zones.mounts import Mount
 from zonal.zones.names import check_name
 from zonal.zones.paths import ProcessInfo
@@ -167,8 +168,8 @@ class LiveZones:
         """See ``ZoneService``."""
         record = self._of_zone(self._records.find(ref))
         zone = self._live.get(record.id)
-        if follow and isinstance(zone, LiveZone) and zone.console_log is not None:
-            async for data in zone.console_log.follow():
+        if follow and isinstance(zone, LiveZone) and zone.machine.console_log is not None:
+            async for data in zone.machine.console_log.follow():
                 yield data
             return
         yield read_console(self._zone_folder(record.id))

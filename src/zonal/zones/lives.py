@@ -6,11 +6,11 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from zonal.errors import ZonalError, ZoneFailedError
 from zonal.images.store import ImageStore
@@ -23,7 +23,7 @@ from zonal.zones.events import EventLog
 from zonal.zones.health import Health, HealthStatus
 from zonal.zones.health_monitor import HealthMonitor
 from zonal.zones.host import XenHost
-from zonal.zones.host_memory import HostMemory
+from zonal.zones.host_memory import OVERHEAD, HostMemory
 from zonal.zones.life import STATUS_REFUSED, Life
 from zonal.zones.live_workload import LiveWorkload, Place, check_room, take_place
 from zonal.zones.live_zone import LiveZone
@@ -31,10 +31,12 @@ from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import MountKind
 from zonal.zones.phases import PhaseClock
+from zonal.zones.pool import Pool
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.restart import NO_RESTART, NO_RESTARTS_YET, Restarts, after_end
 from zonal.zones.restarting import Restarting
 from zonal.zones.shares import DRIVERS as SHARE_DRIVERS
+from zonal.zones.sources import BootSource
 from zonal.zones.spec import ExitResult, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources
@@ -44,21 +46,6 @@ log = logging.getLogger(__name__)
 
 _PANIC_WITHIN = 64 << 10
 """Bytes at the console's end in which a panic is looked for."""
-
-
-class BootSource(Protocol):
-    """Where the files come from that zones boot."""
-
-    async def boot_files(self, kernel: str, drivers: Sequence[str] = ()) -> BootFiles:
-        """For a kernel by name; empty for the default, or for one with these ``drivers`` where the default lacks them.
-
-        Raises ``NotFoundError``, ``InvalidInputError``.
-        """
-        ...
-
-    def modules(self, release: str) -> Path | None:
-        """The folder of a kernel's modules; ``None`` when it is not known to have any."""
-        ...
 
 
 class ZoneLives(LiveZones):
@@ -89,6 +76,12 @@ class ZoneLives(LiveZones):
         self._agent_timeout = agent_timeout
         self._memory = HostMemory(host.hypervisor, reserve)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._quiet = asyncio.Event()
+        """Set while nobody waits for a zone."""
+        self._quiet.set()
+        self.pool = Pool(
+            *(host, self._memory, boot, folder.parent / "warm", lives), agent_timeout=agent_timeout, quiet=self._quiet
+        )
         self._maintenance = Maintenance(self._files_at_rest, lives)
         self._restarting = Restarting(lives, images, records, events, self._restart)
 
@@ -110,13 +103,26 @@ class ZoneLives(LiveZones):
         return zone
 
     def _restart(self, record: ZoneRecord) -> Life | None:
-        """The same by its policy; ``None`` when it has to wait once more, or for ever."""
+        """The same by its policy; ``None`` when it has to wait once more, or until the zone that it shares runs."""
+        if record.spec.zone and not self._runs(record.spec.zone):
+            return None
         try:
             return self._start_again(record, by_policy=True)
         except ZonalError as error:
             due = after_end(record.spec.restart, record.restarts, status=error.exit_status, ran_ns=0)
             self._note_end(record, ExitResult(error.exit_status, str(error)), crashed=False, due=due)
             return None
+
+    def _runs(self, zone_id: str) -> bool:
+        life = self._live.get(zone_id)
+        return life is not None and life.launched.done() and not life.ending
+
+    def _wake_workloads(self, zone_id: str) -> None:
+        """A zone runs: what was to be started again in it, and had to wait for that, is."""
+        for record in self._sharing(zone_id):
+            if record.state is ZoneState.RESTARTING:
+                restarts = replace(record.restarts, delay_ms=0)
+                self._restarting.put(self._records.update(record.id, restarts=restarts))
 
     def _make(self, spec: ZoneSpec, clock: PhaseClock) -> Life:
         """A life to be. Raises ``WrongStateError`` when the zone that it is to share does not run."""
@@ -134,9 +140,13 @@ class ZoneLives(LiveZones):
             lives=self._lives,
         )
 
+    def _note_quiet(self, _launched: asyncio.Future[None]) -> None:
+        if all(life.launched.done() for life in self._live.values()):
+            self._quiet.set()
+
     def _sharing(self, zone_id: str) -> list[ZoneRecord]:
         """The workloads in a zone, also those that have ended."""
-        return [record for record in self._records.list() if record.spec.zone == zone_id]
+        return self._records.sharing(zone_id)
 
     def _zone(self, spec: ZoneSpec, clock: PhaseClock) -> LiveZone:
         return LiveZone(
@@ -154,6 +164,8 @@ class ZoneLives(LiveZones):
 
     def _begin(self, zone: Life, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
         self._live[zone.spec.id] = zone
+        self._quiet.clear()
+        zone.launched.add_done_callback(self._note_quiet)
         task = self._lives.create_task(self._live_to_the_end(zone, prepare), name=f"zone {zone.spec.name}")
         self._tasks[zone.spec.id] = task
         return task
@@ -168,6 +180,8 @@ class ZoneLives(LiveZones):
                 state = ZoneState.RUNNING if zone.going.is_set() else ZoneState.PAUSED
                 self._records.update(zone.spec.id, state=state, **self._begun(zone))
                 zone.launched.set_result(None)
+                if isinstance(zone, LiveZone):
+                    self._wake_workloads(zone.spec.id)
                 async with self._health_asked(zone):
                     result = await zone.until_end()
         except asyncio.CancelledError as cancelled:
@@ -271,15 +285,25 @@ class ZoneLives(LiveZones):
                 shares = spec.houses or any(mount.kind is MountKind.BIND for mount in spec.mounts)
                 boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
         if isinstance(zone, LiveZone) and boot is not None:
-            await zone.launch(stack, boot, image)
+            await self._boot_or_take(zone, stack, boot, image)
         elif isinstance(zone, LiveWorkload) and image is not None:
             await zone.launch(stack, image)
         self._events.emit("start", zone.spec)
 
+    async def _boot_or_take(self, zone: LiveZone, stack: AsyncExitStack, boot: BootFiles, image: Path | None) -> None:
+        """By a machine of the pool, if one fits; its console goes on where a zone has none yet."""
+        warm = None if zone.again else self.pool.take(boot, zone.spec.resources)
+        if warm is not None:
+            stack.push_async_callback(warm.stack.aclose)  # as long as it is not the zone's
+            await zone.launch_warm(stack, warm, image)
+            return
+        await self.pool.give_way(zone.spec.resources.memory + OVERHEAD)
+        await zone.launch(stack, boot, image)
+
     def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
         console = read_console(zone.folder)
-        if len(console) > zone.console_begin:  # else it was cut meanwhile
-            console = console[zone.console_begin :]
+        if len(console) > zone.machine.console_begin:  # else it was cut meanwhile
+            console = console[zone.machine.console_begin :]
         if panic := find_panic(console[-_PANIC_WITHIN:]):
             failure.message = f"{failure.message}: {panic}"
         if tail := quote_console(console[-4096:]):

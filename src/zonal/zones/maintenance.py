@@ -20,7 +20,8 @@ from zonal.xen.loop import open_loop
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
-from zonal.zones.live_zone import WORKLOAD, LiveZone
+from zonal.zones.live_zone import WORKLOAD
+from zonal.zones.machine import domain_uuid
 from zonal.zones.mounts import SCRATCH_DISK
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.session import open_session
@@ -71,7 +72,7 @@ async def open_maintenance(
             readable=(("zonal", ""), ("zonal/host", epoch)),
             writable=("zonal/channel",),
             # As a zone's own: the next daemon sees by it whose the domain was, and destroys it.
-            uuid=LiveZone.domain_uuid(spec.id),
+            uuid=domain_uuid(spec.id),
         )
         memory.begin(config.uuid.bytes, MEMORY)
         stack.callback(memory.end, config.uuid.bytes)

@@ -22,7 +22,9 @@ from zonal.xen.domctl import DomainInfo
 from zonal.zones.live_workload import known_place
 from zonal.zones.live_zone import LiveZone
 from zonal.zones.lives import ZoneLives, read_boot_id
+from zonal.zones.machine import domain_uuid
 from zonal.zones.phases import PhaseClock
+from zonal.zones.pool import POOL_ID
 from zonal.zones.restart import NO_RESTARTS_YET, Restarts, after_end, with_daemon
 from zonal.zones.spec import ExitResult, ZoneRecord, ZoneState
 
@@ -43,14 +45,17 @@ class RecoveredZones(ZoneLives):
                 record.id
                 for record in self._records.list()
                 if record.state in (ZoneState.RUNNING, ZoneState.STOPPING)
-                and (info := domains.get(LiveZone.domain_uuid(record.id).bytes)) is not None
+                and (info := domains.get(domain_uuid(record.id).bytes)) is not None
                 and not info.dying
             ]
         )
+        for info in domains.values():
+            if info.handle.hex().startswith(POOL_ID):
+                await destroy_domain(self._host.hypervisor, self._host.store, info.domain_id)
         for record in self._records.list():
             if record.spec.zone:
                 continue  # with its zone, or after all of them
-            info = domains.pop(LiveZone.domain_uuid(record.id).bytes, None)
+            info = domains.pop(domain_uuid(record.id).bytes, None)
             try:
                 await self._take_back_one(record, info)
             except ZonalError as error:
@@ -65,6 +70,7 @@ class RecoveredZones(ZoneLives):
     async def leave(self) -> None:
         """Lets go of all zones without touching them."""
         self._maintenance.leave()
+        await self.pool.leave()
         self._restarting.leave()
         for zone in self._live.values():
             zone.leaving = True

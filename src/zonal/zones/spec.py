@@ -20,6 +20,7 @@ from zonal.zones.health import Health
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
+from zonal.zones.pool_plan import PoolPlan, PoolView
 from zonal.zones.resources import DEFAULT_RESOURCES, MIB, ResourceChange, Resources
 from zonal.zones.restart import NO_RESTART, NO_RESTARTS_YET, RestartPolicy, Restarts
 from zonal.zones.runtime_options import DEFAULT_RUNTIME, RuntimeOptions
@@ -363,6 +364,15 @@ class ZoneService(Protocol):
 
         Raises a ``ZonalError`` if it cannot be; nothing is left of the zone then, nor when the call is cancelled.
         """
+        ...
+
+    @property
+    def pool(self) -> PoolView:
+        """Zones that are booted ahead of time."""
+        ...
+
+    async def set_pool(self, plan: PoolPlan) -> None:
+        """What that is to hold, from now on and after restarts. Raises ``InvalidInputError``."""
         ...
 
     async def create(self, spec: ZoneSpec) -> ZoneRecord:

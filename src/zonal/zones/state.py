@@ -35,6 +35,9 @@ CREATE TABLE zones (
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
+_SHARED = "json_extract(record, '$.spec.zone')"
+INDEX = f"CREATE INDEX IF NOT EXISTS zones_shared ON zones ({_SHARED}) WHERE {_SHARED} <> ''"
+"""Of the workloads in zones that they share; an older Zonal keeps it up without knowing it."""
 _UNIQUE_NAME = "zones.name"
 _Decoded = ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port | Resources | Restarts
 
@@ -165,6 +168,11 @@ class ZoneStore:
         rows = self._database.execute("SELECT record FROM zones ORDER BY created_ns, id").fetchall()
         return [decode_record(row[0]) for row in rows]
 
+    def sharing(self, zone_id: str) -> list[ZoneRecord]:
+        """The workloads in a zone that they share, the oldest first, also those that have ended."""
+        query = f"SELECT record FROM zones WHERE {_SHARED} = ? AND {_SHARED} <> '' ORDER BY created_ns, id"
+        return [decode_record(row[0]) for row in self._database.execute(query, (zone_id,)).fetchall()]
+
     def remove(self, zone_id: str) -> None:
         """Forgets a zone; one that is not there is fine."""
         self._database.execute("DELETE FROM zones WHERE id = ?", (zone_id,))
@@ -269,3 +277,4 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         database.execute(SCHEMA)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
+    database.execute(INDEX)

@@ -51,7 +51,7 @@ class ZoneResources:
         """Asks for the first memory. Raises ``ResourceExhaustedError``, ``InvalidInputError`` for CPUs that are not."""
         check_cpuset(self.now.cpuset, domctl.physical_info(self._host.hypervisor).max_cpu_id)
         self._memory.begin(self._owner, self.now.memory)
-        stack.callback(self._memory.end, self._owner)
+        stack.callback(self._end)
 
     def domain_made(self, domain_id: int) -> None:
         """The domain is there, and does not run yet. Raises ``ZonalError``."""
@@ -66,14 +66,21 @@ class ZoneResources:
         info = domctl.domain_info(self._host.hypervisor, domain_id)
         target = info.max_pages * PAGE_SIZE if info else self.now.memory
         self._memory.take_over(self._owner, target)
-        stack.callback(self._memory.end, self._owner)
+        stack.callback(self._end)
         self._balloon.floor, self._balloon.ceiling = self.now.memory, self.now.ceiling
         self._balloon.begin(domain_id, target)
+
+    def become(self, owner: bytes, name: str) -> None:
+        """The domain is another zone's from now on; ``owner`` is its new handle."""
+        self._memory.become(self._owner, owner)
+        self._balloon.become(owner, name)
+        self._owner, self._name = owner, name
 
     def attend(self, stack: AsyncExitStack, session: Session) -> None:
         """From now on its memory is looked after, if there is need to, for as long as the stack is there."""
         self._session = session
-        self._attend(session)
+        if self._attending is None:
+            self._attend(session)
 
         async def finish() -> None:
             if self._attending is not None:
@@ -156,6 +163,9 @@ class ZoneResources:
                 f"zone {self._name} has {info.online_vcpus} CPUs online, and not {count} as it was asked to",
                 hint="its console may say why: zonal zone console ZONE",
             )
+
+    def _end(self) -> None:
+        self._memory.end(self._owner)
 
     def _attend(self, session: Session) -> None:
         if self._balloon.elastic:

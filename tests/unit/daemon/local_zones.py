@@ -46,6 +46,8 @@ from zonal.zones.names import check_name
 from zonal.zones.oci_spec import exec_process
 from zonal.zones.output_log import OutputLog
 from zonal.zones.paths import Change, PathInfo, ProcessInfo
+from zonal.zones.pool_plan import PoolCounts, PoolPlan, check_plan
+from zonal.zones.resources import Resources
 from zonal.zones.spec import (
     ExecSpec,
     ExitResult,
@@ -302,11 +304,21 @@ class LocalStdin:
         return LocalStdin(self._pipe, descriptor=self._descriptor, keep_open=True)
 
 
+class LocalPool:
+    """One that is never filled."""
+
+    def __init__(self) -> None:
+        self.plan = PoolPlan()
+        self.counts = PoolCounts()
+        self.warm: list[Resources] = []
+
+
 class LocalZones:
     """Processes of this machine, as a ``ZoneService``."""
 
     def __init__(self, store: ZoneStore, group: asyncio.TaskGroup, folder: Path, log: EventLog) -> None:
         self.store = store
+        self.pool = LocalPool()
         self.told = log
         self.folder = folder
         self.group = group
@@ -345,6 +357,9 @@ class LocalZones:
             raise
         self._running[spec.id] = zone
         return LocalClient(zone, spec.id, audience, zone.stdin.kept_open() if spec.detach else zone.stdin)
+
+    async def set_pool(self, plan: PoolPlan) -> None:
+        self.pool.plan = check_plan(plan)
 
     async def create(self, spec: ZoneSpec) -> ZoneRecord:
         self.store.add(ZoneRecord(spec=spec, state=ZoneState.CREATED, created_ns=time.time_ns()))

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +183,16 @@ class TestBadFiles:
     def test_a_folder_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(UnavailableError):
             ZoneStore.open(tmp_path / "nowhere" / "state.sqlite")
+
+
+def test_workloads_are_found_by_the_zone_that_they_share(tmp_path: Path) -> None:
+    with ZoneStore.open(tmp_path / "state.sqlite") as store:
+        for number, zone in enumerate(("", "", "a" * 64, "a" * 64, "b" * 64)):
+            made = record(f"{number:064x}", f"zone{number}")
+            store.add(replace(made, spec=replace(made.spec, zone=zone), created_ns=number))
+        assert [each.name for each in store.sharing("a" * 64)] == ["zone2", "zone3"]
+        assert store.sharing("c" * 64) == store.sharing("") == []
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as database:
+        query = "EXPLAIN QUERY PLAN SELECT record FROM zones WHERE json_extract(record, '$.spec.zone') = 'a' AND "
+        plan = database.execute(query + "json_extract(record, '$.spec.zone') <> ''").fetchall()
+        assert "zones_shared" in str(plan)

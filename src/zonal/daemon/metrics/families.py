@@ -14,6 +14,7 @@ import zonal
 from zonal.daemon.metrics.history import Histogram, History
 from zonal.daemon.snapshot import Snapshot
 from zonal.zones.channel_health import ChannelHealth
+from zonal.zones.pool_plan import PoolView
 from zonal.zones.spec import SHORT_ID, ZoneRecord, ZoneState, ZoneStatistics
 
 _Measured = tuple[ZoneRecord, ZoneStatistics]
@@ -58,6 +59,7 @@ def families(now: Snapshot, history: History, state: Path, resident: int) -> Ite
     yield states
     yield GaugeMetricFamily("zonal_zones_left_out", "Zones that run and have no figures here.", now.left_out)
     yield from _zones(now.measured)
+    yield from _pool(now.pool)
     events = CounterMetricFamily("zonal_events", "What has happened to zones.", labels=["action"])
     for action, count in sorted(history.events.items()):
         events.add_metric([action], count)
@@ -79,6 +81,21 @@ def _host(now: Snapshot, state: Path) -> Iterator[Metric]:
     yield GaugeMetricFamily("zonal_host_memory_free_bytes", "Memory given to no domain.", host.free_bytes)
     yield GaugeMetricFamily("zonal_state_disk_bytes", "Size of the disk with images and volumes.", disk.total)
     yield GaugeMetricFamily("zonal_state_disk_free_bytes", "Room on that disk.", disk.free)
+
+
+def _pool(pool: PoolView) -> Iterator[Metric]:
+    wanted = GaugeMetricFamily("zonal_pool_wanted", "Zones to be booted ahead of time.", labels=["memory_bytes"])
+    ready = GaugeMetricFamily("zonal_pool_ready", "Those that are.", labels=["memory_bytes"])
+    counts, found = Counter[int](), Counter(size.memory for size in pool.warm)
+    for size in pool.plan.sizes:
+        counts[size.resources.memory] += size.count
+    for memory, count in sorted(counts.items()):
+        wanted.add_metric([str(memory)], count)
+        ready.add_metric([str(memory)], found[memory])
+    yield from (wanted, ready)
+    yield CounterMetricFamily("zonal_pool_taken", "Zones that were given to runs.", pool.counts.taken)
+    yield CounterMetricFamily("zonal_pool_missed", "Runs that one would have fitted.", pool.counts.missed)
+    yield CounterMetricFamily("zonal_pool_lost", "Zones that ended before anybody took them.", pool.counts.lost)
 
 
 def _zones(measured: Sequence[_Measured]) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ XEN_DOMCTL_MAX_MEM = 11
 XEN_DOMCTL_SETVCPUCONTEXT = 12
 XEN_DOMCTL_MAX_VCPUS = 15
 XEN_DOMCTL_SCHEDULER_OP = 16
+XEN_DOMCTL_SETDOMAINHANDLE = 17
 XEN_DOMCTL_HYPERCALL_INIT = 22
 XEN_DOMCTL_GETVCPUAFFINITY = 25
 XEN_DOMCTL_SETTSCINFO = 60
@@ -94,6 +95,12 @@ class DomctlGetdomaininfo(ctypes.Structure):
     )
 
 
+class DomctlSetdomainhandle(ctypes.Structure):
+    """``struct xen_domctl_setdomainhandle``."""
+
+    _fields_ = (("handle", ctypes.c_uint8 * 16),)
+
+
 class DomctlMaxMem(ctypes.Structure):
     """``struct xen_domctl_max_mem``, in KiB."""
 
@@ -166,6 +173,7 @@ class DomctlUnion(ctypes.Union):
         ("createdomain", DomctlCreatedomain),
         ("getdomaininfo", DomctlGetdomaininfo),
         ("max_mem", DomctlMaxMem),
+        ("setdomainhandle", DomctlSetdomainhandle),
         ("vcpucontext", DomctlVcpucontext),
         ("max_vcpus", DomctlMaxVcpus),
         ("vcpuaffinity", DomctlVcpuaffinity),
