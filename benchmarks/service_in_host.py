@@ -30,21 +30,26 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("exec", "streams", "many"))
+    parser.add_argument("--only", choices=("exec", "streams", "warm", "floods", "many"))
     parser.add_argument("--zones", type=int, default=100)
     given = parser.parse_args()
     samples: Samples = {}
     clean()
     try:
-        if given.only != "many":
+        if given.only in (None, "floods"):
+            measure_floods(samples, given.rounds)
+            clean()
+        if given.only not in ("floods", "many"):
             prepare()
             for _ in range(given.rounds):
                 for who in SIDES:
-                    if given.only != "streams":
+                    if given.only in (None, "exec"):
                         note(samples, "exec, s", who, timed([who, "exec", "bench", "true"]))
-                    if given.only != "exec":
+                    if given.only in (None, "streams"):
                         measure_streams(samples, who)
             clean()
+            if given.only in (None, "warm"):
+                measure_warm(samples, given.rounds)
         if given.only in (None, "many"):
             measure_many(samples, given.zones)
     finally:
@@ -101,6 +106,59 @@ def measure_streams(samples: Samples, who: str) -> None:
                 times.append((time.monotonic() - begin) * 1000)
         process.stdin.close()
         note(samples, "a byte there and back, ms", who, statistics.median(times))
+
+
+FLOODS = {
+    "nothing": "while :; do :; done",
+    "lines": "yes ''",
+    "bytes": "cat /dev/zero",
+    "console": "while :; do echo flooded; done > /dev/kmsg",
+    "store": (
+        "exec perl -e 'open(F, q(+<), q(/dev/xen/xenbus)) or die; "
+        "$m = pack(q(L4), 11, 0, 0, 17) . qq(zonal/channel/x\\0v); while (1) { syswrite(F, $m); sysread(F, $b, 64) }'"
+    ),
+}
+"""What a zone does meanwhile: keeps its CPU busy and nothing else, or floods the host as well."""
+WORK_SCRIPT = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
+
+
+def measure_floods(samples: Samples, rounds: int) -> None:
+    """How long work in a zone takes while another one floods the host, beside one that is only busy."""
+    run(["zonal", "run", "-d", "-m", "128M", "--network", "none", "--name", "honest", IMAGE, "sleep", "100000"])
+    for _ in range(rounds):
+        for what, script in FLOODS.items():
+            flood = ["--privileged", "--network", "none", "--name", "flood", IMAGE, "sh", "-c", script]
+            run(["zonal", "run", "-d", "-m", "128M", *flood])
+            time.sleep(5)
+            took = output(
+                ["zonal", "exec", "honest", "bash", "-c", f"TIMEFORMAT=%R; exec 2>&1; time {{ {WORK_SCRIPT}; }}"]
+            )
+            note(samples, f"work beside {what}, s", "zonal", float(took.split()[-1]))
+            note(samples, f"exec beside {what}, s", "zonal", timed(["zonal", "exec", "honest", "true"]))
+            run(["zonal", "rm", "-f", "flood"])
+
+
+def measure_warm(samples: Samples, rounds: int) -> None:
+    """A run that takes a zone of the pool, one that boots, and Docker's; and one in a zone that workloads share."""
+    true = ["run", "--rm", "--network", "none", BENCH_IMAGE, "true"]
+    run(["zonal", "zone", "create", "--network", "none", "shared"])
+    for _ in range(rounds):
+        run(["zonal", "pool", "set", "256M=1"])
+        deadline = time.monotonic() + 300
+        while not json.loads(output(["zonal", "pool", "ls", "--json"]))["sizes"][0]["ready"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no zone is booted ahead of time")
+            time.sleep(1)
+        note(samples, "warm run, s", "zonal", timed(["zonal", *true]))
+        run(["zonal", "pool", "set"])
+        note(samples, "warm run, s", "docker", timed(["docker", *true]))
+        note(samples, "cold run, s", "zonal", timed(["zonal", *true]))
+        note(
+            samples,
+            "run in a shared zone, s",
+            "zonal",
+            timed(["zonal", "run", "--zone", "shared", *true[1:2], *true[4:]]),
+        )
 
 
 def measure_many(samples: Samples, zones: int) -> None:

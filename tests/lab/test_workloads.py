@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -95,14 +96,14 @@ def test_what_it_wrote_is_there_at_its_next_start_and_in_an_image(host: Host) ->
     text(host, "rm", "keeps")
 
 
-def test_volumes_tmpfs_and_the_hosts_folders_come_and_go(host: Host) -> None:
+def test_volumes_tmpfs_and_directories_come_and_go(host: Host, tmp_path: Path) -> None:
     before = disks(host)
     text(host, "volume", "create", "--size", "64M", "between")
     in_house(host, "--rm", "-v", "between:/data", IMAGE, "sh", "-c", "echo kept > /data/file")
-    host.shell("mkdir -p /var/tmp/shared; echo host > /var/tmp/shared/file")
+    (tmp_path / "file").write_text("host\n")
     read = in_house(
         host,
-        *("--rm", "-v", "between:/data:ro", "-v", "/var/tmp/shared:/shared", "--tmpfs", "/t", IMAGE),
+        *("--rm", "-v", "between:/data:ro", "-v", f"{tmp_path}:/shared", "--tmpfs", "/t", IMAGE),
         *("sh", "-c", "cat /data/file /shared/file; grep -c ' /t tmpfs' /proc/mounts"),
     )
     assert read.split() == ["kept", "host", "1"]

@@ -17,3 +17,5 @@ class ChannelHealth:
     """Calls without an answer, those included that were given up on."""
     received_bytes: int
     sent_bytes: int
+    held_ns: int = 0
+    """For how long it was not read, since it sent more than it may."""

@@ -144,6 +144,7 @@ class LiveZone(Life):
             await self._network.domain_made(machine.domain_id)
             if spec.resources != machine.resources.now:
                 await machine.resources.change(spec.resources, self._session_of(machine))
+                await machine.resources.arrived()
         async with while_watching(machine.watch()):
             self._note(warm.greeting, clock.now())
             with clock.phase("container"):

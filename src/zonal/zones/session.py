@@ -42,6 +42,7 @@ from zonal.errors import (
     ZoneFailedError,
 )
 from zonal.xen.channel import ChannelClosedError
+from zonal.zones.allowance import Allowance
 from zonal.zones.greeting import Exit, Greeting, parse_exit, parse_greeting
 from zonal.zones.memory_report import MemoryReport, parse_memory_report
 from zonal.zones.session_streams import InputWriter, OutputReader
@@ -50,6 +51,12 @@ T = TypeVar("T")
 
 MAX_CALLS = 64
 """Calls under way at once, those included that were given up on and may still be answered."""
+
+
+FULL_FRAME = 4096
+"""Bytes; frames that have so many are free, since streams are held back by their windows and readers."""
+FRAME_RATE, FRAME_BURST = 5_000.0, 10_000.0
+"""Frames with less in them that a zone may send, in a second and at once."""
 
 
 class Transport(Protocol):
@@ -106,6 +113,7 @@ class Session:
         """Why the session is over; None while it is not."""
         self.zone_at_fault = False
         """Whether it is over because the zone broke the protocol."""
+        self.frames_allowed = Allowance(FRAME_RATE, FRAME_BURST)
         self.received_bytes = 0
         self.sent_bytes = 0
         self._transport = transport
@@ -225,11 +233,14 @@ class Session:
     async def _receive_all(self) -> None:
         while data := await self._transport.read():
             self.received_bytes += len(data)
-            for stream, kind, payload in self._decoder.feed(data):
+            frames = self._decoder.feed(data)
+            for stream, kind, payload in frames:
                 if stream:
                     self._on_stream(stream, kind, payload)
                 else:
                     self._on_message(kind, payload)
+            # A zone may write as fast as it is read: others have their turn, and frames with little in them a rate.
+            await self.frames_allowed.charge(max(0.0, len(frames) - len(data) / FULL_FRAME))
         raise ChannelClosedError("the zone's agent has closed its channel")
 
     async def _send_all(self) -> None:

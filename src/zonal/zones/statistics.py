@@ -64,6 +64,7 @@ async def read_statistics(
             pending_calls=session.pending_calls,
             received_bytes=session.received_bytes,
             sent_bytes=session.sent_bytes,
+            held_ns=int(session.frames_allowed.held_seconds * 1e9),
         )
     read, written = await asyncio.to_thread(_block_bytes, domain_id)
     received, sent = await asyncio.to_thread(network, domain_id)

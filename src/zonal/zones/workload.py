@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zonal.errors import CommandNotExecutableError, CommandNotFoundError, InvalidInputError, ZonalError
+from zonal.zones.allowance import Allowance
 from zonal.zones.audience import Audiences
 from zonal.zones.output_log import OutputLog
 from zonal.zones.session import CallRefusedError, Session
@@ -27,6 +28,8 @@ START_TIMEOUT = 60.0
 DRAIN_TIMEOUT = 20.0
 """Seconds without any output after its end, after which its streams count as ended."""
 SIGKILL = 9
+LINE_RATE, LINE_BURST = 20_000.0, 100_000.0
+"""Lines that it may have written to its log, in a second and at once."""
 OUT_OF_MEMORY = "out of memory"
 """Why a workload has ended whose zone had not enough of it."""
 
@@ -45,6 +48,7 @@ class Workload:
         self.name = name
         self._stdin, self._stdout, self._stderr = range(first_stream, first_stream + 3)
         self.audiences = Audiences()
+        self.lines_allowed = Allowance(LINE_RATE, LINE_BURST)
         self.stdin: InputWriter | None = None
         """Its standard input, if it has one."""
         self._log: OutputLog | None = None
@@ -148,6 +152,7 @@ class Workload:
         try:
             while data := await reader.read():
                 self._log.append(stream, data)
+                await self.lines_allowed.charge(data.count(b"\n"))
                 await self.audiences.put((stream, data))
                 reader.done(len(data))
         except StreamBrokenError:

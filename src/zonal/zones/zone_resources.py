@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack
 
 from zonal.errors import InvalidInputError, ResourceExhaustedError, ZoneFailedError
@@ -20,6 +21,8 @@ from zonal.zones.session import CallRefusedError, Session
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 60.0
+ARRIVAL_TIMEOUT, ARRIVAL_PAUSE = 10.0, 0.02
+"""Seconds that memory may take to be taken in, and between looks: the balloon driver tells nobody."""
 
 # Linux gives what lies beyond a domain's first memory to those who map others' pages, which no zone does, rather than
 # to its balloon driver, unless this is left out (arch_xen_unpopulated_init in arch/x86/xen/enlighten.c).
@@ -163,6 +166,15 @@ class ZoneResources:
                 f"zone {self._name} has {info.online_vcpus} CPUs online, and not {count} as it was asked to",
                 hint="its console may say why: zonal zone console ZONE",
             )
+
+    async def arrived(self) -> None:
+        """Until the zone has taken what it was given, within reason: who asks there how much there is, is to see it."""
+        deadline = time.monotonic() + ARRIVAL_TIMEOUT
+        while time.monotonic() < deadline:
+            info = domctl.domain_info(self._host.hypervisor, self._domain_id)
+            if info is None or info.total_pages * PAGE_SIZE >= self._balloon.target - MIB:
+                return
+            await asyncio.sleep(ARRIVAL_PAUSE)
 
     def _end(self) -> None:
         self._memory.end(self._owner)

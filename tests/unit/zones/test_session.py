@@ -33,6 +33,7 @@ from zonal.agent.protocol.frames import (
 )
 from zonal.agent.protocol.streams import LEAST_WINDOW, WINDOW, credit_step
 from zonal.errors import DeadlineError, InvalidInputError, ResourceExhaustedError
+from zonal.zones.allowance import Allowance
 from zonal.zones.greeting import Exit
 from zonal.zones.memory_report import MemoryReport
 from zonal.zones.session import MAX_CALLS, CallRefusedError, Session, SessionEndedError, open_session
@@ -437,3 +438,27 @@ async def test_what_a_zone_says_of_its_memory_is_told_to_who_asks() -> None:
         with pytest.raises(SessionEndedError, match="memory"):
             await session.call("statistics", {})
         assert session.zone_at_fault
+
+
+async def test_a_zone_that_floods_leaves_others_their_turns_and_loses_nothing() -> None:
+    async with meeting() as (session, zone):
+        session.frames_allowed = Allowance(1e5, 100)
+        output = session.open_output(OUT)
+        count = 20_000
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.ensure_future(other())
+        for _ in range(count // 100):
+            zone.send(encode_frame(OUT, DATA, b"x") * 100)
+        zone.send(encode_offset(OUT, END, count))
+        received = b"".join([chunk async for chunk in output.chunks()])
+        ticking.cancel()
+        assert received == b"x" * count
+        assert turns >= count // 100
+        assert session.frames_allowed.held_seconds > 0

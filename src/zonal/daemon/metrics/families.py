@@ -43,6 +43,7 @@ _CHANNEL_GAUGES: dict[str, tuple[str, Callable[[ChannelHealth], float]]] = {
 _CHANNEL_COUNTERS: dict[str, tuple[str, Callable[[ChannelHealth], float]]] = {
     "zonal_zone_channel_received_bytes": ("Received from its agent.", lambda each: each.received_bytes),
     "zonal_zone_channel_sent_bytes": ("Sent to its agent.", lambda each: each.sent_bytes),
+    "zonal_zone_channel_held_seconds": ("Not read, since it sent too many frames.", lambda each: each.held_ns * _NS),
 }
 
 
