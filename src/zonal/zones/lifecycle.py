@@ -155,6 +155,7 @@ class ZoneManager(RecoveredZones):
     async def stop(self, ref: str, timeout: float) -> ZoneRecord:
         """See ``ZoneService``."""
         record = self._records.find(ref)
+        self._check_zone_goes(record)
         zone = self._live.get(record.id)
         if self._rest(record):
             self._events.emit("stop", record.spec)
@@ -259,6 +260,7 @@ class ZoneManager(RecoveredZones):
     async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
         """See ``ZoneService``."""
         record = self._records.find(ref)
+        self._check_zone_goes(record)
         zone = self._live.get(record.id)
         if (zone is not None or record.state is ZoneState.RESTARTING) and not force:
             raise WrongStateError(
@@ -266,19 +268,15 @@ class ZoneManager(RecoveredZones):
                 hint=f"stop it first: zonal zone stop {record.name}, or use -f",
             )
         sharing = self._sharing(record.id)
-        if alive := [each.name for each in sharing if each.state.alive and not force]:
-            raise WrongStateError(
-                f"zone {record.name} is shared by {', '.join(alive)}", hint="remove them first, or use -f"
-            )
         self._rest(record)
+        if zone is not None and record.state is ZoneState.PAUSED and zone.launched.done():
+            await self.unpause(record.id)
         for each in sharing:
             with suppress(ZonalError):
                 await self.remove(each.id, force=True, volumes=volumes)
         if zone is not None:
             zone.mark_stopped()
             life = self._tasks[record.id]
-            if record.state is ZoneState.PAUSED and zone.launched.done():
-                await self.unpause(record.id)
             if not zone.launched.done():
                 life.cancel()
             elif not zone.ended.done():

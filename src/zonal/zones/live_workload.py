@@ -188,6 +188,12 @@ class LiveWorkload(Life):
         self._records.update(self.spec.id, exit_status=end.status, reason=end.reason, finished_ns=time.time_ns())
         return ExitResult(end.status, self.doom or end.reason)
 
+    async def stop(self, number: int, timeout: float) -> None:
+        """See ``Life``; one that stands still would not hear of it."""
+        if not self.going.is_set():
+            await self.unpause()
+        await super().stop(number, timeout)
+
     async def pause(self) -> None:
         """See ``Life``: its control group is frozen."""
         await self.workload.hold(self.running_session(), held=True)

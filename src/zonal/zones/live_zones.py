@@ -182,6 +182,15 @@ class LiveZones:
         """Of a workload in a shared zone: that zone's."""
         return self._records.get(record.spec.zone) if record.spec.zone else record
 
+    def _check_zone_goes(self, record: ZoneRecord) -> None:
+        """Of a workload in a shared zone: nothing can be done with it while that stands still."""
+        if record.spec.zone and record.state.alive:
+            zone = self._of_zone(record)
+            if zone.state is ZoneState.PAUSED:
+                raise WrongStateError(
+                    f"zone {zone.name}, which {record.name} is in, is paused", hint=f"zonal unpause {zone.name}"
+                )
+
     def _running(self, record: ZoneRecord) -> Life:
         zone = self._live.get(record.id)
         if zone is None or not zone.launched.done():
