@@ -236,8 +236,9 @@ class Life(ABC):
         store, storage = self._host.store, self._storage
         await store.transaction(lambda transaction: transaction.put(entries))
         scratch = [storage.scratch_disk] if storage.scratch_device else []
-        for name in (*disks, *scratch, *(each.disk for each in storage.mounted if each.disk)):
-            await wait_connected(store, vbd(self.domain_id, Disk(name, Path(), 0)), timeout=CONNECT_TIMEOUT)
+        names = (*disks, *scratch, *(each.disk for each in storage.mounted if each.disk))
+        devices = [vbd(self.domain_id, Disk(name, Path(), 0)) for name in names]
+        await asyncio.gather(*(wait_connected(store, device, timeout=CONNECT_TIMEOUT) for device in devices))
 
     def _oci_mounts(self) -> list[dict[str, object]]:
         """Parents before what is mounted in them; a user's own /etc/hosts and the like over ours."""
