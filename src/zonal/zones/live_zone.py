@@ -32,7 +32,7 @@ from zonal.xen.channel import Channel
 from zonal.xen.console import Console
 from zonal.xen.console_log import ConsoleLog
 from zonal.xen.devices.vbd import Disk, plan_vbd
-from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
+from zonal.xen.domain import DomainConfig, create_domain, destroy_domain, domain_path
 from zonal.xen.domctl import DomainLimits
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.boot_log import BootStep, kernel_lines, zone_steps
@@ -471,7 +471,7 @@ class LiveZone:
 
     async def _watch_domain(self) -> Never:
         """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""
-        reason = await wait_shutdown(self._host.hypervisor, self._host.store, self.domain_id)
+        reason = await self._host.shutdowns.wait(self.domain_id)
         if self.doom:
             raise ZoneFailedError(f"zone {self.spec.name} was destroyed: {self.doom}")
         what = "its kernel crashed" if reason == SHUTDOWN_CRASH else "it shut down before its workload had ended"
