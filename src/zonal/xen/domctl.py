@@ -73,9 +73,14 @@ class DomainInfo:
     @property
     def shutdown_reason(self) -> int | None:
         """``SHUTDOWN_*`` of ``public/sched.h`` once the domain has shut itself down, or None."""
-        if not self.flags & abi.XEN_DOMINF_SHUTDOWN:
-            return None
-        return (self.flags >> abi.XEN_DOMINF_SHUTDOWNSHIFT) & abi.XEN_DOMINF_SHUTDOWNMASK
+        return shutdown_reason(self.flags)
+
+
+def shutdown_reason(flags: int) -> int | None:
+    """``SHUTDOWN_*`` in the flags of a domain that has shut itself down, or None."""
+    if not flags & abi.XEN_DOMINF_SHUTDOWN:
+        return None
+    return (flags >> abi.XEN_DOMINF_SHUTDOWNSHIFT) & abi.XEN_DOMINF_SHUTDOWNMASK
 
 
 @dataclass(frozen=True)
@@ -242,8 +247,13 @@ def list_domains(hypervisor: Hypervisor, *, first: int = 0, most: int | None = N
     ]
 
 
+def domain_flags(hypervisor: Hypervisor) -> dict[int, int]:
+    """The flags of each domain, by its id; of a thousand domains in a small part of the time of a list."""
+    return dict(entry for raw in _raw_infos(hypervisor, 0, None) for entry in _FLAGS.iter_unpack(raw))
+
+
 def held_pages(hypervisor: Hypervisor) -> dict[bytes, int]:
-    """How many pages each domain has, by its handle; of a thousand domains in a tenth of the time of a list."""
+    """How many pages each domain has, by its handle; as quickly."""
     return {handle: pages for raw in _raw_infos(hypervisor, 0, None) for pages, handle in _HELD.iter_unpack(raw)}
 
 
@@ -320,6 +330,8 @@ def _sysctl(hypervisor: Hypervisor, command: int) -> Generator[tuple[sysctl.Sysc
 
 
 _Info = abi.DomctlGetdomaininfo
+_FLAGS = struct.Struct(f"=H {_Info.flags.offset - 2}x I {ctypes.sizeof(_Info) - _Info.flags.offset - 4}x")
+"""Of each domain its id and its flags."""
 _HELD = struct.Struct(
     f"={_Info.tot_pages.offset}x Q {_Info.handle.offset - _Info.tot_pages.offset - 8}x 16s "
     f"{ctypes.sizeof(_Info) - _Info.handle.offset - 16}x"

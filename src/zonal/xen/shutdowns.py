@@ -11,8 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from zonal.xen import domctl
-from zonal.xen.abi.domctl import SHUTDOWN_POWEROFF
-from zonal.xen.domctl import DomainInfo
+from zonal.xen.abi.domctl import SHUTDOWN_POWEROFF, XEN_DOMINF_DYING
 from zonal.xen.hypercall import Hypervisor
 from zonal.xen.store import Store
 
@@ -36,7 +35,8 @@ class Shutdowns:
         self._waiting.setdefault(domain_id, set()).add(future)
         try:
             # After it is known that we wait: of an end from here on the watch tells.
-            reason = ended(domctl.domain_info(self._hypervisor, domain_id))
+            info = domctl.domain_info(self._hypervisor, domain_id)
+            reason = ended(info.flags if info else None)
             return await future if reason is None else reason
         finally:
             waiting = self._waiting[domain_id]
@@ -48,8 +48,7 @@ class Shutdowns:
         """Some domain may have ended: tells those who wait for it."""
         # Those that are waited for now were there before the list is made.
         waited = list(self._waiting)
-        infos = await asyncio.to_thread(domctl.list_domains, self._hypervisor)
-        found = {info.domain_id: info for info in infos}
+        found = await asyncio.to_thread(domctl.domain_flags, self._hypervisor)
         for domain_id in waited:
             reason = ended(found.get(domain_id))
             if reason is not None:
@@ -65,11 +64,11 @@ class Shutdowns:
                 future.set_exception(failure)
 
 
-def ended(info: DomainInfo | None) -> int | None:
-    """Why a domain has ended; ``None`` for one that has not."""
-    if info is None or info.dying:
+def ended(flags: int | None) -> int | None:
+    """Why a domain with these flags has ended, or one that is not there; ``None`` for one that has not."""
+    if flags is None or flags & XEN_DOMINF_DYING:
         return SHUTDOWN_POWEROFF
-    return info.shutdown_reason
+    return domctl.shutdown_reason(flags)
 
 
 @asynccontextmanager
