@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from zonal.cli.errors import printable
+from zonal.duration import DURATION, parse_duration
 from zonal.errors import InvalidInputError
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_DURATION = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)"
-_DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def parse_size(text: str) -> int:
@@ -47,7 +46,7 @@ def parse_time(text: str, now_ns: int | None = None) -> int:
     )
     if match := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?", text, re.ASCII):
         return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
-    if re.fullmatch(rf"(?:{_DURATION})+", text, re.ASCII):
+    if re.fullmatch(rf"(?:{DURATION})+", text, re.ASCII):
         return max(0, (now_ns or time.time_ns()) - parse_duration(text))
     match = re.fullmatch(r"([0-9T:-]+)(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?", text, re.ASCII)
     if not match:
@@ -57,14 +56,6 @@ def parse_time(text: str, now_ns: int | None = None) -> int:
         return int(moment.timestamp()) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
     except (ValueError, OverflowError) as error:
         raise wrong from error
-
-
-def parse_duration(text: str) -> int:
-    """``1h30m``, ``90s`` or ``500ms`` in ns, as Go writes it. Raises ``InvalidInputError``."""
-    if not re.fullmatch(rf"(?:{_DURATION})+", text, re.ASCII):
-        raise InvalidInputError(f"{text!r} is not a duration", hint="such as 30s, 5m or 1h30m")
-    parts = re.finditer(_DURATION, text, re.ASCII)
-    return sum(int(float(part[1]) * _DURATION_UNITS[part[2]]) for part in parts)
 
 
 def show_age(then_ns: int, now_ns: int | None = None) -> str:

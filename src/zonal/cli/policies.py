@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zonal.cli.format import parse_duration
+from zonal.duration import parse_duration
 from zonal.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -86,4 +86,4 @@ def _forget_ended(control: Control, name: str) -> None:
     from zonal.api import control_pb2 as pb
 
     zones = control.call("ListZones", pb.ListZonesRequest(), pb.ListZonesReply).zones
-    ports.keep(name, {(port.protocol, port.host_port) for zone in zones for port in zone.ports})
+    ports.keep(name, ports.living_ports(zones))

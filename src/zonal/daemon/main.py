@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The ``zonald`` command; exits with 0 after SIGTERM or SIGINT, and with 1 when it cannot run."""
     options = _parse(arguments)
     log_to_stderr(options.log_level)
-    _keep_memory_small()
+    keep_memory_small()
+    allow_files()
     # One thread is plenty for page tables, and each idle one costs memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -118,7 +120,7 @@ def prepare_spool(state: Path) -> Path:
     return spool
 
 
-def _keep_memory_small() -> None:
+def keep_memory_small() -> None:
     """Has malloc give back what large pieces of work leave: an imported image, a decompressed kernel.
 
     By default glibc keeps an arena for each thread, and raises the size from which on it maps memory by itself
@@ -127,6 +129,12 @@ def _keep_memory_small() -> None:
     libc = ctypes.CDLL(None)
     for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 128 << 10), (M_TRIM_THRESHOLD, 256 << 10)):
         libc.mallopt(parameter, value)
+
+
+def allow_files() -> None:
+    """Has as many files open as the system lets it: each zone takes seven, and a shell's limit is often 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check_xen() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from zonal.errors import InvalidInputError
 from zonal.images.config import parse_config
+from zonal.images.healthcheck_instruction import parse_instruction
 
 _SHELL: Final = ["/bin/sh", "-c"]
 
@@ -109,11 +110,16 @@ def _on_build(settings: dict[str, Any], text: str) -> None:
     settings["OnBuild"] = [*(settings.get("OnBuild") or ()), text]
 
 
+def _health(settings: dict[str, Any], text: str) -> None:
+    settings["Healthcheck"] = parse_instruction(text)
+
+
 _INSTRUCTIONS: Final[dict[str, Callable[[dict[str, Any], str], None]]] = {
     "CMD": _command("Cmd"),
     "ENTRYPOINT": _command("Entrypoint"),
     "ENV": _env,
     "EXPOSE": _set_of("ExposedPorts"),
+    "HEALTHCHECK": _health,
     "LABEL": _label,
     "ONBUILD": _on_build,
     "STOPSIGNAL": _text("StopSignal"),

@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 import grpc
 import grpc.aio
 
-from zonal.api.control_pb2 import InfoReply, InfoRequest
+from zonal.api.control_pb2 import InfoReply, InfoRequest, ListZonesReply, ListZonesRequest, Zone
 from zonal.api.control_pb2_grpc import ControlStub
 from zonal.errors import UnavailableError
 from zonal.lab.commands import environment
@@ -57,6 +57,16 @@ async def answer(reached: Endpoint, seconds: float) -> InfoReply:
     except (TimeoutError, grpc.aio.AioRpcError) as error:
         reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else f"no answer in {seconds:.0f} s"
         raise UnavailableError(f"zonald in the lab does not answer on {reached.target}: {reason}") from error
+
+
+async def zones_alive(reached: Endpoint, seconds: float) -> list[Zone]:
+    """Those that run, or are to be started by their policy; raises `UnavailableError` as ``answer`` does."""
+    try:
+        async with _channel(reached) as channel:
+            call = cast("Any", ControlStub)(channel).ListZones(ListZonesRequest(), timeout=seconds)
+            return list(cast("ListZonesReply", await call).zones)
+    except grpc.aio.AioRpcError as error:
+        raise UnavailableError(f"zonald in the lab does not list its zones: {error.details()}") from error
 
 
 def _channel(reached: Endpoint) -> grpc.aio.Channel:

@@ -12,14 +12,15 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from zonal.errors import NotFoundError, UnavailableError, WrongStateError
 from zonal.lab import qemu
-from zonal.lab.access import Endpoint, endpoint, run_in_lab
+from zonal.lab.access import Endpoint, endpoint, run_in_lab, zones_alive
 from zonal.lab.disk import BaseDisk, base_disk
 from zonal.lab.making import create, flush, make_nvme_disk, make_root_disk, mend, prune, write_initrd
 from zonal.lab.paths import GIB, LabPaths, cache, check_space, locked
-from zonal.lab.ports import restore
+from zonal.lab.ports import living_ports, restore
 from zonal.lab.progress import Progress
 from zonal.lab.recipe import SOURCE, recipe
 from zonal.lab.running import kill, make_go_on, power_off, take_snapshot, until_ready
@@ -28,6 +29,7 @@ from zonal.lab.spec import Spec, Wanted, resolve
 from zonal.lab.state import LabState, Run, load, save
 
 _PORT_ATTEMPTS = 5
+_LIST_SECONDS = 60
 
 # What was compiled of files that stay the same is kept: compiling takes long under emulation.
 _REFRESH = f"""set -e; cd {SOURCE}/..
@@ -199,7 +201,7 @@ def _launch(
         process = qemu.start(paths, base, machine, ports, tag)
         try:
             asyncio.run(until_ready(paths, begun, resumed=tag is not None))
-            asyncio.run(restore(paths, zones_live=tag is not None))
+            asyncio.run(restore(paths, partial(_living, paths, begun) if tag is None else None))
         except qemu.PortTakenError:
             process.wait()
             if attempt + 1 == _PORT_ATTEMPTS:
@@ -213,6 +215,10 @@ def _launch(
         save(paths, ready)
         return ready
     raise AssertionError("the loop returns or raises")
+
+
+async def _living(paths: LabPaths, run: Run) -> set[tuple[str, int]]:
+    return living_ports(await zones_alive(endpoint(paths, run.zonald_port), _LIST_SECONDS))
 
 
 def _finish(paths: LabPaths, state: LabState, source: Source, progress: Progress) -> LabState:

@@ -1,7 +1,8 @@
 """Published ports of zones in a lab, as ports of this machine: QEMU's user network forwards them while it runs.
 
 A forward leads to a port of the lab's host, and from there on to the zone. Which there are is noted in a file of the
-lab's, so that a lab that was resumed forwards them again.
+lab's, so that a lab that was resumed forwards them again, and one that was booted those of zones that start by their
+policy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import json
 import re
 import socket
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
@@ -21,6 +22,8 @@ from zonal.lab.paths import LabPaths, cache
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
+
+    from zonal.api import control_pb2 as pb
 
 LOOPBACK = "127.0.0.1"
 FILE = "forwards.json"
@@ -76,21 +79,31 @@ def keep(name: str, inside: Collection[tuple[str, int]]) -> None:
             _note(paths, [forward for forward in noted if forward not in gone])
 
 
-async def restore(paths: LabPaths, *, zones_live: bool) -> None:
-    """For a QEMU that has just begun: forwards again what was forwarded when the lab went to sleep.
+async def restore(paths: LabPaths, living: Callable[[], Awaitable[Collection[tuple[str, int]]]] | None) -> None:
+    """For a QEMU that has just begun: forwards again what was forwarded when it ended.
 
-    A port that was taken since is left out; in a lab that was booted no zone lives, and nothing is forwarded.
+    ``living`` gives the ports of the host that zones have or are to have, as ``keep`` takes them; ``None`` for a lab
+    that was resumed, with all its zones as they were. A port of this machine that was taken since is left out.
     """
     forwards = _noted(paths)
-    if not forwards or not zones_live:
-        _note(paths, [])
+    if not forwards:
         return
+    if living is not None:
+        # Where zonald does not say, a forward that leads nowhere does no harm: the next command gives it up.
+        with suppress(ZonalError):
+            inside = await living()
+            forwards = [forward for forward in forwards if (forward.protocol, forward.inside) in inside]
     kept: list[Forward] = []
     for forward in forwards:
         with suppress(ZonalError):
             await _add(paths, [forward])
             kept.append(forward)
     _note(paths, kept)
+
+
+def living_ports(zones: Iterable[pb.Zone]) -> set[tuple[str, int]]:
+    """Ports of the host that zones have, as ``keep`` takes them; also of those that wait for their restart."""
+    return {(port.protocol, port.host_port) for zone in zones for port in zone.ports}
 
 
 def parse_forwards(text: str) -> set[Forward]:

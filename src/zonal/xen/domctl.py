@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,9 +73,14 @@ class DomainInfo:
     @property
     def shutdown_reason(self) -> int | None:
         """``SHUTDOWN_*`` of ``public/sched.h`` once the domain has shut itself down, or None."""
-        if not self.flags & abi.XEN_DOMINF_SHUTDOWN:
-            return None
-        return (self.flags >> abi.XEN_DOMINF_SHUTDOWNSHIFT) & abi.XEN_DOMINF_SHUTDOWNMASK
+        return shutdown_reason(self.flags)
+
+
+def shutdown_reason(flags: int) -> int | None:
+    """``SHUTDOWN_*`` in the flags of a domain that has shut itself down, or None."""
+    if not flags & abi.XEN_DOMINF_SHUTDOWN:
+        return None
+    return (flags >> abi.XEN_DOMINF_SHUTDOWNSHIFT) & abi.XEN_DOMINF_SHUTDOWNMASK
 
 
 @dataclass(frozen=True)
@@ -240,10 +246,30 @@ def domain_info(hypervisor: Hypervisor, domain_id: int) -> DomainInfo | None:
 
 def list_domains(hypervisor: Hypervisor, *, first: int = 0, most: int | None = None) -> list[DomainInfo]:
     """Every domain from id ``first`` on, in order of ids, at most ``most``."""
-    result: list[DomainInfo] = []
     size = ctypes.sizeof(abi.DomctlGetdomaininfo)
-    while first < DOMID_FIRST_RESERVED and (most is None or len(result) < most):
-        batch = MAX_LISTED_DOMAINS if most is None else min(most - len(result), MAX_LISTED_DOMAINS)
+    return [
+        _info(abi.DomctlGetdomaininfo.from_buffer_copy(raw, begin))
+        for raw in _raw_infos(hypervisor, first, most)
+        for begin in range(0, len(raw), size)
+    ]
+
+
+def domain_flags(hypervisor: Hypervisor) -> dict[int, int]:
+    """The flags of each domain, by its id; of a thousand domains in a small part of the time of a list."""
+    return dict(entry for raw in _raw_infos(hypervisor, 0, None) for entry in _FLAGS.iter_unpack(raw))
+
+
+def held_pages(hypervisor: Hypervisor) -> dict[bytes, int]:
+    """How many pages each domain has, by its handle; as quickly."""
+    return {handle: pages for raw in _raw_infos(hypervisor, 0, None) for pages, handle in _HELD.iter_unpack(raw)}
+
+
+def _raw_infos(hypervisor: Hypervisor, first: int, most: int | None) -> Generator[bytes]:
+    """Arrays of ``struct xen_domctl_getdomaininfo``, in order of the domains' ids."""
+    size = ctypes.sizeof(abi.DomctlGetdomaininfo)
+    listed = 0
+    while first < DOMID_FIRST_RESERVED and (most is None or listed < most):
+        batch = MAX_LISTED_DOMAINS if most is None else min(most - listed, MAX_LISTED_DOMAINS)
         with (
             hypervisor.buffer(batch * size) as buffer,
             _sysctl(hypervisor, sysctl.XEN_SYSCTL_GETDOMAININFOLIST) as (request, issue),
@@ -254,11 +280,13 @@ def list_domains(hypervisor: Hypervisor, *, first: int = 0, most: int | None = N
             wanted.buffer = buffer.address
             issue()
             found = min(wanted.num_domains, batch)
-            result += [_info(buffer.overlay(abi.DomctlGetdomaininfo, index * size)) for index in range(found)]
+            with buffer.view() as view:
+                raw = bytes(view[: found * size])
+        yield raw
         if found < batch:
-            break
-        first = result[-1].domain_id + 1
-    return result
+            return
+        listed += found
+        first = abi.DomctlGetdomaininfo.from_buffer_copy(raw, (found - 1) * size).domain + 1
 
 
 def _info(info: abi.DomctlGetdomaininfo) -> DomainInfo:
@@ -307,6 +335,15 @@ def _sysctl(hypervisor: Hypervisor, command: int) -> Generator[tuple[sysctl.Sysc
         request.interface_version = sysctl.XEN_SYSCTL_INTERFACE_VERSION
         yield request, Issue(hypervisor, f"sysctl {command}", HYPERVISOR_SYSCTL, address)
 
+
+_Info = abi.DomctlGetdomaininfo
+_FLAGS = struct.Struct(f"=H {_Info.flags.offset - 2}x I {ctypes.sizeof(_Info) - _Info.flags.offset - 4}x")
+"""Of each domain its id and its flags."""
+_HELD = struct.Struct(
+    f"={_Info.tot_pages.offset}x Q {_Info.handle.offset - _Info.tot_pages.offset - 8}x 16s "
+    f"{ctypes.sizeof(_Info) - _Info.handle.offset - 16}x"
+)
+"""Of each domain how many pages it has, and its handle."""
 
 _COMMANDS = {
     value: name.removeprefix("XEN_DOMCTL_").lower()

@@ -11,18 +11,20 @@ from zonal.xen.events import EventDevice
 from zonal.xen.grants import GrantDevice
 from zonal.xen.hypercall import Hypervisor
 from zonal.xen.loop import LoopPool
+from zonal.xen.shutdowns import Shutdowns, open_shutdowns
 from zonal.xen.store import Store
 
 
 @dataclass(frozen=True)
 class XenHost:
-    """Hypercalls, the store, event channels, grants, and the loop devices that zones share."""
+    """Hypercalls, the store, event channels, grants, the loop devices that zones share, and who tells of their ends."""
 
     hypervisor: Hypervisor
     store: Store
     events: EventDevice
     grants: GrantDevice
     loops: LoopPool
+    shutdowns: Shutdowns
 
 
 @asynccontextmanager
@@ -34,4 +36,5 @@ async def open_host() -> AsyncGenerator[XenHost]:
         store = await stack.enter_async_context(await Store.connect())
         events = stack.enter_context(EventDevice())
         grants = stack.enter_context(GrantDevice())
-        yield XenHost(hypervisor, store, events, grants, LoopPool())
+        shutdowns = await stack.enter_async_context(open_shutdowns(hypervisor, store))
+        yield XenHost(hypervisor, store, events, grants, LoopPool(), shutdowns)

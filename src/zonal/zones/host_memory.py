@@ -58,7 +58,7 @@ class HostMemory:
 
     def room(self) -> int:
         """Bytes that zones can still be given."""
-        held = {info.handle: info.total_pages * PAGE_SIZE for info in domctl.list_domains(self._hypervisor)}
+        held = {handle: pages * PAGE_SIZE for handle, pages in domctl.held_pages(self._hypervisor).items()}
         return self._promises.room(domctl.physical_info(self._hypervisor).free_bytes, held)
 
     def begin(self, owner: bytes, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
@@ -13,10 +14,16 @@ def from_plain(kind: type[_T], data: Any) -> _T:
 
     A field that is not there has its default; what is not a field is left out, as older and newer versions differ.
     """
-    hints = get_type_hints(kind)
-    names = {field.name for field in fields(cast("Any", kind))}
+    kinds = _kinds(kind)
     values = cast("dict[str, Any]", data)
-    return kind(**{name: _value(hints[name], value) for name, value in values.items() if name in names})
+    return kind(**{name: _value(kinds[name], value) for name, value in values.items() if name in kinds})
+
+
+@cache
+def _kinds(kind: type[object]) -> dict[str, Any]:
+    """Of each field. Asking for the annotations evaluates them, every time."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(cast("Any", kind))}
 
 
 def _value(kind: Any, value: Any) -> Any:

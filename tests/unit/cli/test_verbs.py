@@ -6,9 +6,10 @@ import re
 import pytest
 
 from tests.unit.cli.conftest import Zonal
-from zonal.cli.format import parse_duration, parse_time
+from zonal.cli.format import parse_time
 from zonal.cli.measures import wanted_columns
 from zonal.cli.template import render
+from zonal.duration import parse_duration
 from zonal.errors import InvalidInputError
 
 S = 1_000_000_000

@@ -26,6 +26,23 @@ from zonal.images.changes import apply_changes, committed
         ("USER www-data", {"User": "www-data"}),
         ("STOPSIGNAL SIGQUIT", {"StopSignal": "SIGQUIT"}),
         ("ONBUILD RUN true", {"OnBuild": ["RUN true"]}),
+        ('HEALTHCHECK CMD ["wget", "-q", "localhost"]', {"Healthcheck": {"Test": ["CMD", "wget", "-q", "localhost"]}}),
+        ("healthcheck cmd wget -q localhost", {"Healthcheck": {"Test": ["CMD-SHELL", "wget -q localhost"]}}),
+        ("HEALTHCHECK NONE", {"Healthcheck": {"Test": ["NONE"]}}),
+        (
+            'HEALTHCHECK --interval=1m30s --timeout="3s" --start-period=1.5s --start-interval=1ms  --retries=5 CMD a',
+            {
+                "Healthcheck": {
+                    "Test": ["CMD-SHELL", "a"],
+                    "Interval": 90_000_000_000,
+                    "Timeout": 3_000_000_000,
+                    "StartPeriod": 1_500_000_000,
+                    "StartInterval": 1_000_000,
+                    "Retries": 5,
+                }
+            },
+        ),
+        ("HEALTHCHECK --interval=0 --retries=0 CMD true", {"Healthcheck": {"Test": ["CMD-SHELL", "true"]}}),
     ],
 )
 def test_a_change_is_applied(change: str, settings: dict[str, Any]) -> None:
@@ -39,6 +56,30 @@ def test_a_change_is_applied(change: str, settings: dict[str, Any]) -> None:
 def test_what_is_no_change_is_refused(change: str) -> None:
     with pytest.raises(InvalidInputError):
         apply_changes({}, [change])
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("NONE now", "NONE stands alone"),
+        ("--retries=1 NONE", "NONE stands alone"),
+        ("true", "CMD or NONE"),
+        ("--interval=1s", "CMD or NONE"),
+        ("CMD", "nothing behind CMD"),
+        ("CMD []", "nothing behind CMD"),
+        ("CMD [1]", "array of strings"),
+        ("--interval 5s CMD true", "--NAME=VALUE"),
+        ("--interval=5 CMD true", "not a duration"),
+        ("--interval=-5s CMD true", "not a duration"),
+        ("--interval=10us CMD true", "1ms or more"),
+        ("--retries=-1 CMD true", "not negative"),
+        ("--retries=1 --retries=2 CMD true", "twice"),
+        ("--every=5s CMD true", "no option --every"),
+    ],
+)
+def test_what_is_wrong_with_a_health_check_is_told(rest: str, said: str) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        apply_changes({}, [f"HEALTHCHECK {rest}"])
 
 
 def test_the_layer_and_its_story_are_added() -> None:
