@@ -58,7 +58,7 @@ class _Prepared:
 
 
 class BootFileStore:
-    """Prepares what zones boot; see ``zonal.zones.lives.BootSource``."""
+    """Prepares what zones boot; see ``zonal.zones.sources.BootSource``."""
 
     def __init__(self, kernels: KernelStore, folder: Path) -> None:
         """``folder``: where system images are kept."""

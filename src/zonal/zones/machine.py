@@ -20,7 +20,7 @@ from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
 from zonal.xen.channel import Channel
 from zonal.xen.console import Console
 from zonal.xen.console_log import ConsoleLog
-from zonal.xen.domain import DevicePlan, Domain, DomainConfig, create_domain, destroy_domain, domain_path, wait_shutdown
+from zonal.xen.domain import DevicePlan, Domain, DomainConfig, create_domain, destroy_domain, domain_path
 from zonal.xen.domctl import DomainLimits
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.greeting import Greeting
@@ -153,7 +153,7 @@ class Machine:
 
     async def watch(self) -> Never:
         """Raises ``ZoneFailedError`` once the domain has shut itself down, or was destroyed."""
-        reason = await wait_shutdown(self._host.hypervisor, self._host.store, self.domain_id)
+        reason = await self._host.shutdowns.wait(self.domain_id)
         if doom := self.doomed():
             raise ZoneFailedError(f"zone {self.name} was destroyed: {doom}")
         what = "its kernel crashed" if reason == SHUTDOWN_CRASH else "it shut down before its workload had ended"
