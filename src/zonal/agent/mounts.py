@@ -31,6 +31,7 @@ ROOTS = "/run/zonal/roots"
 _CGROUPS = "/sys/fs/cgroup"
 _SAFE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _DEVICE_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 _NETLINK_KOBJECT_UEVENT = 15  # linux/netlink.h
 
 
@@ -123,7 +124,10 @@ def let_go(target: str) -> None:
 
 
 def wait_for_device(path: str, seconds: float) -> None:
-    """Until ``path`` is a block device, as the kernel's uevents tell; raises ``FileNotFoundError``."""
+    """Until ``path`` is a block device that can be opened, as the kernel's uevents tell; raises ``FileNotFoundError``.
+
+    The node comes first, and the device can be opened a little later (``add_disk_fwnode`` of Linux's block/genhd.c).
+    """
     uevents = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, _NETLINK_KOBJECT_UEVENT)
     try:
         uevents.bind((0, 1))
@@ -131,9 +135,11 @@ def wait_for_device(path: str, seconds: float) -> None:
         poll.register(uevents.fileno(), select.POLLIN)
         deadline = time.monotonic() + seconds
         while not _is_block_device(path):
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise FileNotFoundError(errno.ENOENT, f"no such block device after {seconds:.0f} s", path)
-            uevents.recv(8192)
+            if poll.poll(min(left, _LOOK_SECONDS) * 1000):
+                uevents.recv(8192)
     finally:
         uevents.close()
 
@@ -158,6 +164,11 @@ def _detach(target: str) -> None:
 
 def _is_block_device(path: str) -> bool:
     try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return False
+        if not stat.S_ISBLK(os.stat(path).st_mode):
+            return False
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO):
+            return False
+        raise
+    return True
