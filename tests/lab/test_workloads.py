@@ -98,6 +98,7 @@ def test_what_it_wrote_is_there_at_its_next_start_and_in_an_image(host: Host) ->
 
 def test_volumes_tmpfs_and_directories_come_and_go(host: Host, tmp_path: Path) -> None:
     before = disks(host)
+    host.zonal("volume", "rm", "between")  # of a test that was stopped
     text(host, "volume", "create", "--size", "64M", "between")
     in_house(host, "--rm", "-v", "between:/data", IMAGE, "sh", "-c", "echo kept > /data/file")
     (tmp_path / "file").write_text("host\n")
