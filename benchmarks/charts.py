@@ -75,12 +75,12 @@ def _chart(chart: Chart, width: float) -> Iterator[str]:
         right = _LEFT + (width - _LEFT - _RIGHT) * x / across[-1]
         return round(right, 1), round(bottom - (bottom - _ABOVE) * y / up[-1], 1)
 
-    yield f'<text class="ink name" x="0" y="14">{escape(chart.title)}</text>'
+    heading = f"{chart.title}, {chart.unit}" if chart.unit else chart.title
+    yield f'<text class="ink name" x="0" y="14">{escape(heading)}</text>'
     for tick in up:
         _, y = place(0, tick)
-        unit = f" {chart.unit}" if chart.unit and tick == up[-1] else ""
         yield f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{width - _RIGHT:.1f}" y2="{y}"/>'
-        yield f'<text class="faint" x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{tick:,g}{escape(unit)}</text>'
+        yield f'<text class="faint" x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{tick:,g}</text>'
     for tick in across:
         x, _ = place(tick, 0)
         yield f'<text class="faint" x="{x}" y="{bottom + 16}" text-anchor="middle">{tick:,g}</text>'

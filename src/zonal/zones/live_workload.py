@@ -304,6 +304,11 @@ class LiveWorkload(Life):
     def _disk_names(self) -> tuple[str, ...]:
         return tuple(name for name in (self._place.image_disk, self._place.scratch_disk) if name)
 
+    @property
+    def disk_names(self) -> tuple[str, ...]:
+        """Of all disks that the zone has for it."""
+        return (*self._disk_names, *(each.disk for each in self._storage.mounted if each.disk))
+
     async def _end_of_zone(self) -> ExitResult:
         """Why its zone has ended. Raises ``ZoneFailedError`` when nobody wanted that."""
         zone = self.zone

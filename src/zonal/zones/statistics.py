@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from zonal.errors import WrongStateError, ZonalError
 from zonal.xen import domctl
 from zonal.xen.abi.privcmd import PAGE_SIZE
+from zonal.xen.devices.vbd import disk_number
 from zonal.zones.channel_health import ChannelHealth
 from zonal.zones.spec import ZoneStatistics
 
@@ -24,6 +26,7 @@ ASK_TIMEOUT = 5.0
 _SECTOR = 512
 """Bytes in which the backend counts (Linux, drivers/block/xen-blkback/xenbus.c)."""
 _BACKENDS = Path("/sys/bus/xen-backend/devices")
+_DISK_NUMBERS = tuple(disk_number(f"xvd{letter}") for letter in ascii_lowercase)
 _MAX = (1 << 63) - 1
 
 
@@ -35,10 +38,12 @@ async def read_statistics(
     *,
     ceiling: int,
     network: Callable[[int], tuple[int, int]],
+    shared_disks: Iterable[str] = (),
 ) -> ZoneStatistics:
     """Of a domain, which may have ``ceiling`` bytes, and the agent in it, if there is one to be asked.
 
-    ``network`` gives the bytes that the domain has received and sent, and may block.
+    ``shared_disks`` are names of those that it has besides ``xvda`` to ``xvdz``. ``network`` gives the bytes that the
+    domain has received and sent, and may block.
 
     Raises ``WrongStateError`` when it is gone.
     """
@@ -66,7 +71,8 @@ async def read_statistics(
             sent_bytes=session.sent_bytes,
             held_ns=int(session.frames_allowed.held_seconds * 1e9),
         )
-    read, written = await asyncio.to_thread(_block_bytes, domain_id)
+    numbers = [*_DISK_NUMBERS, *map(disk_number, shared_disks)]
+    read, written = await asyncio.to_thread(_block_bytes, domain_id, numbers)
     received, sent = await asyncio.to_thread(network, domain_id)
     return ZoneStatistics(
         time_ns=now_ns,
@@ -84,8 +90,10 @@ async def read_statistics(
     )
 
 
-def _block_bytes(domain_id: int) -> tuple[int, int]:
-    folders = [path / "statistics" for path in _BACKENDS.glob(f"vbd-{domain_id}-*")]
+def _block_bytes(domain_id: int, numbers: Iterable[int]) -> tuple[int, int]:
+    # By name: the folder has those of all zones, and each would go through all of it.
+    places = (_BACKENDS / f"vbd-{domain_id}-{number}" / "statistics" for number in numbers)
+    folders = [place for place in places if place.exists()]
     return _sum(folders, "rd_sect") * _SECTOR, _sum(folders, "wr_sect") * _SECTOR
 
 
