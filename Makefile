@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTO := src/zonal/api/control.proto
-STUBS := src/zonal/api/control_pb2.py src/zonal/api/control_pb2_grpc.py src/zonal/api/control_pb2.pyi
+PROTOS := src/zonal/api/control.proto src/zonal/cri/api/runtime.proto
+STUBS := $(foreach proto,$(PROTOS:.proto=),$(proto)_pb2.py $(proto)_pb2_grpc.py $(proto)_pb2.pyi)
 
 .PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-simulation soak setup setup-dev clean
 
@@ -69,8 +69,8 @@ $(VENV)/.dev: $(VENV)/.run
 	tools/setup "$(PYTHON)" $(VENV) dev
 	touch $@
 
-$(STUBS) &: $(PROTO) $(VENV)/.run
-	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src --grpc_python_out=src $(PROTO)
+$(STUBS) &: $(PROTOS) $(VENV)/.run
+	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src --grpc_python_out=src $(PROTOS)
 
 clean:
 	rm -rf $(VENV) build bench-results $(STUBS)

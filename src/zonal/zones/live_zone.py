@@ -140,7 +140,7 @@ class LiveZone(Life):
             # Of what it is made goes after it.
             stack.push_async_exit(warm.stack.pop_all())
             self._leave_execs(stack)
-            await self._plug(plans, (IMAGE_DISK,) if image is not None else ())
+            await self._plug((*plans, *self._network.plans()), (IMAGE_DISK,) if image is not None else ())
             await self._network.domain_made(machine.domain_id)
             if spec.resources != machine.resources.now:
                 await machine.resources.change(spec.resources, self._session_of(machine))
