@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 
-from zonal.xen.abi import domctl, event_channel, grant_table, memory, privcmd, sysctl, xen
+from zonal.xen.abi import domctl, event_channel, grant_table, hvm, memory, privcmd, sysctl, xen
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,10 @@ class Mirror:
     renamed: dict[str, str] = field(default_factory=dict[str, str])
 
 
-STABLE_HEADERS = ["xen/xen.h", "xen/memory.h", "xen/event_channel.h", "xen/grant_table.h", "xen/sys/privcmd.h"]
+STABLE_HEADERS = [
+    *("xen/xen.h", "xen/memory.h", "xen/event_channel.h", "xen/grant_table.h", "xen/sys/privcmd.h"),
+    *("xen/hvm/hvm_op.h", "xen/hvm/params.h", "xen/hvm/save.h", "xen/arch-x86/hvm/start_info.h"),
+]
 STABLE = [
     Mirror(privcmd.PrivcmdHypercall, "privcmd_hypercall_t"),
     Mirror(privcmd.PrivcmdMmapBatchV2, "privcmd_mmapbatch_v2_t"),
@@ -38,6 +41,14 @@ STABLE = [
     Mirror(memory.MemoryMap, "struct xen_memory_map"),
     Mirror(memory.ForeignMemoryMap, "struct xen_foreign_memory_map"),
     Mirror(memory.MemoryReservation, "struct xen_memory_reservation"),
+    Mirror(memory.PodTarget, "struct xen_pod_target"),
+    Mirror(hvm.HvmParam, "struct xen_hvm_param"),
+    Mirror(hvm.HvmStartInfo, "struct hvm_start_info"),
+    Mirror(hvm.HvmModlistEntry, "struct hvm_modlist_entry"),
+    Mirror(hvm.HvmMemmapTableEntry, "struct hvm_memmap_table_entry"),
+    Mirror(hvm.HvmSaveDescriptor, "struct hvm_save_descriptor"),
+    Mirror(hvm.HvmHwCpu, "struct hvm_hw_cpu"),
+    Mirror(hvm.HvmHwMtrr, "struct hvm_hw_mtrr"),
     Mirror(grant_table.GrantEntryV1, "struct grant_entry_v1"),
     Mirror(event_channel.EvtchnAllocUnbound, "struct evtchn_alloc_unbound"),
 ]
@@ -47,6 +58,24 @@ STABLE_NUMBERS = {
     "IOCTL_PRIVCMD_MMAP_RESOURCE": privcmd.IOCTL_PRIVCMD_MMAP_RESOURCE,
     "__HYPERVISOR_memory_op": xen.HYPERVISOR_MEMORY_OP,
     "__HYPERVISOR_xen_version": xen.HYPERVISOR_XEN_VERSION,
+    "__HYPERVISOR_hvm_op": hvm.HYPERVISOR_HVM_OP,
+    "HVMOP_set_param": hvm.HVMOP_SET_PARAM,
+    "HVM_PARAM_STORE_PFN": hvm.HVM_PARAM_STORE_PFN,
+    "HVM_PARAM_STORE_EVTCHN": hvm.HVM_PARAM_STORE_EVTCHN,
+    "HVM_PARAM_IDENT_PT": hvm.HVM_PARAM_IDENT_PT,
+    "HVM_PARAM_CONSOLE_PFN": hvm.HVM_PARAM_CONSOLE_PFN,
+    "HVM_PARAM_CONSOLE_EVTCHN": hvm.HVM_PARAM_CONSOLE_EVTCHN,
+    "HVM_PARAM_TRIPLE_FAULT_REASON": hvm.HVM_PARAM_TRIPLE_FAULT_REASON,
+    "XEN_HVM_START_MAGIC_VALUE": hvm.XEN_HVM_START_MAGIC_VALUE,
+    "XEN_HVM_MEMMAP_TYPE_RAM": hvm.XEN_HVM_MEMMAP_TYPE_RAM,
+    "XEN_HVM_MEMMAP_TYPE_RESERVED": hvm.XEN_HVM_MEMMAP_TYPE_RESERVED,
+    "XEN_HVM_MEMMAP_TYPE_ACPI": hvm.XEN_HVM_MEMMAP_TYPE_ACPI,
+    "HVM_SAVE_CODE(END)": hvm.HVM_SAVE_END,
+    "HVM_SAVE_CODE(HEADER)": hvm.HVM_SAVE_HEADER,
+    "HVM_SAVE_CODE(CPU)": hvm.HVM_SAVE_CPU,
+    "HVM_SAVE_CODE(MTRR)": hvm.HVM_SAVE_MTRR,
+    "XENMEM_set_pod_target": memory.XENMEM_SET_POD_TARGET,
+    "XENMEMF_populate_on_demand": memory.XENMEMF_POPULATE_ON_DEMAND,
     "__HYPERVISOR_mmuext_op": xen.HYPERVISOR_MMUEXT_OP,
     "__HYPERVISOR_event_channel_op": xen.HYPERVISOR_EVENT_CHANNEL_OP,
     "__HYPERVISOR_sysctl": xen.HYPERVISOR_SYSCTL,
@@ -85,6 +114,8 @@ CONTROL = [
     Mirror(domctl.DomctlMaxVcpus, "struct xen_domctl_max_vcpus"),
     Mirror(domctl.DomctlHypercallInit, "struct xen_domctl_hypercall_init"),
     Mirror(domctl.DomctlTscInfo, "struct xen_domctl_tsc_info"),
+    Mirror(domctl.DomctlHvmcontext, "struct xen_domctl_hvmcontext"),
+    Mirror(domctl.DomctlPagingMempool, "struct xen_domctl_paging_mempool"),
     Mirror(domctl.DomctlVcpuaffinity, "struct xen_domctl_vcpuaffinity"),
     Mirror(domctl.DomctlSchedCredit2, "struct xen_domctl_sched_credit2"),
     Mirror(domctl.DomctlSchedulerOp, "struct xen_domctl_scheduler_op"),
@@ -115,7 +146,10 @@ CONTROL_NUMBERS = {
             "setvcpucontext",
             "max_vcpus",
             "hypercall_init",
+            "gethvmcontext",
+            "sethvmcontext",
             "settscinfo",
+            "set_paging_mempool_size",
         )
     },
     "XEN_SCHEDULER_CREDIT2": domctl.XEN_SCHEDULER_CREDIT2,
@@ -127,6 +161,9 @@ CONTROL_NUMBERS = {
     "XEN_DOMINF_running": domctl.XEN_DOMINF_RUNNING,
     "XEN_DOMINF_shutdownshift": domctl.XEN_DOMINF_SHUTDOWNSHIFT,
     "XEN_DOMINF_shutdownmask": domctl.XEN_DOMINF_SHUTDOWNMASK,
+    "XEN_DOMCTL_CDF_hvm": domctl.XEN_DOMCTL_CDF_HVM,
+    "XEN_DOMCTL_CDF_hap": domctl.XEN_DOMCTL_CDF_HAP,
+    "XEN_X86_EMU_LAPIC": domctl.XEN_X86_EMU_LAPIC,
     "XEN_X86_EMU_PIT": domctl.XEN_X86_EMU_PIT,
     "SHUTDOWN_poweroff": domctl.SHUTDOWN_POWEROFF,
     "SHUTDOWN_crash": domctl.SHUTDOWN_CRASH,

@@ -43,6 +43,7 @@ def zone_document(zone: pb.Zone) -> dict[str, Any]:
         "resources": resources_document(zone.resources),
         "kernel": zone.kernel,
         "kernel_release": zone.kernel_release,
+        "virt": zone.virt,
         "agent_resident_bytes": zone.agent_resident_bytes,
         "storage_bytes": zone.storage_bytes,
         "mounts": [mount_document(mount) for mount in zone.mounts],
@@ -107,7 +108,16 @@ def inspect_document(zone: pb.Zone) -> dict[str, Any]:
     state, config, resources = state_name(zone.state), zone.config, zone.resources
     never = "0001-01-01T00:00:00Z"
     listed = zone_document(zone)
-    alone = ("domain_id", "kernel", "kernel_release", "agent_resident_bytes", "storage_bytes", "resources", "phases")
+    alone = (
+        "domain_id",
+        "kernel",
+        "kernel_release",
+        "virt",
+        "agent_resident_bytes",
+        "storage_bytes",
+        "resources",
+        "phases",
+    )
     return {
         "Id": zone.id,
         "Created": time_text(zone.created_ns),

@@ -36,6 +36,15 @@ def resource_options(command: _Command) -> _Command:
     return command
 
 
+virt_option = click.option(
+    "--virt",
+    type=click.Choice(["pv", "pvh"]),
+    envvar="ZONAL_VIRT",
+    show_envvar=True,
+    help="How it is virtualised; what suits the host by default.",
+)
+
+
 def parse_resources(options: dict[str, Any]) -> pb.Resources:
     """Takes what the options of ``resource_options`` said out of ``options``. Raises ``InvalidInputError``."""
     from zonal.api import control_pb2 as pb

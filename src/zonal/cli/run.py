@@ -23,7 +23,7 @@ from zonal.cli.networks import network_options, parse_network
 from zonal.cli.policies import policy_options, set_policies, take_policies
 from zonal.cli.published import leave_to_start, published
 from zonal.cli.registry import tls_option
-from zonal.cli.resources import MAX_CPUS, parse_resources, resource_options
+from zonal.cli.resources import MAX_CPUS, parse_resources, resource_options, virt_option
 from zonal.cli.runtime import add_runtime, runtime_options
 from zonal.cli.terminal import detach_keys_option, parse_detach_keys
 from zonal.cli.timing import Stopwatch
@@ -83,6 +83,7 @@ class _RunCommand(click.Command):
 @click.option("--zone", default="", metavar="ZONE", help="A zone to share with others, rather than one of its own.")
 @click.option("-h", "--hostname", default="", help="Inside; the zone's short id by default.")
 @click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
+@virt_option
 @click.option(
     "--pull",
     "policy",
@@ -122,6 +123,7 @@ def run(
     zone: str,
     hostname: str,
     kernel: str,
+    virt: str | None,
     policy: str,
     tls_verify: bool | None,
     volumes: tuple[str, ...],
@@ -146,6 +148,8 @@ def run(
     """Run COMMAND, or what the image says, in a new zone made from IMAGE."""
     if zone and click.get_current_context().get_parameter_source("network") is ParameterSource.ENVIRONMENT:
         more["network"] = ""  # the zone's is meant
+    if zone and click.get_current_context().get_parameter_source("virt") is ParameterSource.ENVIRONMENT:
+        virt = None  # likewise
     stopwatch = Stopwatch()
     if timing not in (None, *_TIMINGS):
         raise InvalidInputError(f"--timing={timing} is unknown", hint="--timing or --timing=json")
@@ -181,6 +185,7 @@ def run(
         memory_bytes=memory_bytes,
         cpus=cpus,
         kernel=kernel,
+        virt=virt,
         remove=remove,
         detach=detach,
         stop_signal=stop_signal,

@@ -13,7 +13,7 @@ from zonal.cli.labels import parse_pairs
 from zonal.cli.networks import network_options, parse_network
 from zonal.cli.policies import parse_restart
 from zonal.cli.published import published
-from zonal.cli.resources import MAX_CPUS, parse_memory, parse_resources, resource_options
+from zonal.cli.resources import MAX_CPUS, parse_memory, parse_resources, resource_options, virt_option
 
 if TYPE_CHECKING:
     pass
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--name", "option_name", default="", help="Made up by default.")
 @click.option("-h", "--hostname", default="", help="Inside; the zone's short id by default.")
 @click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
+@virt_option
 @network_options
 @click.option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="A parameter of the zone's kernel.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="A mark of the zone.")
@@ -39,6 +40,7 @@ def create_zone(
     option_name: str,
     hostname: str,
     kernel: str,
+    virt: str | None,
     sysctls: tuple[str, ...],
     labels: tuple[str, ...],
     restart: str,
@@ -58,6 +60,7 @@ def create_zone(
         name=name or option_name,
         hostname=hostname,
         kernel=kernel,
+        virt=virt,
         memory_bytes=parse_memory("--memory", memory) or 0,
         cpus=cpus,
         resources=parse_resources(more),

@@ -39,6 +39,7 @@ AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
 METRICS_VARIABLE = "ZONALD_METRICS"
 DEFAULT_RESERVE = 64 << 20
 RESERVE_VARIABLE = "ZONALD_RESERVE_MEMORY"
+VIRT_VARIABLE = "ZONALD_VIRT"
 SPOOL = "spool"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -60,6 +61,8 @@ class Config:
     """Where figures for Prometheus are to be had; nowhere by default."""
     reserve: int = DEFAULT_RESERVE
     """Bytes of the machine's memory that zones do not get."""
+    virt: str = "auto"
+    """How zones are virtualised where nobody says: "pv", "pvh", or "auto", which is what the machine has."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -161,6 +164,7 @@ def _config(options: argparse.Namespace) -> Config:
         agent_timeout=_seconds(options.agent_timeout),
         metrics=_metrics(options.metrics),
         reserve=_reserve(options.reserve_memory),
+        virt=_virt(options.virt),
     )
 
 
@@ -179,6 +183,14 @@ def _reserve(text: str) -> int:
             f"--reserve-memory {text!r} is not a size", hint=f"such as 64M or 1G; or set {RESERVE_VARIABLE} to it"
         )
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2]]
+
+
+def _virt(text: str) -> str:
+    if text not in ("auto", "pv", "pvh"):
+        raise InvalidInputError(
+            f"--virt {text!r} is no kind of zone", hint=f"auto, pv or pvh; or set {VIRT_VARIABLE} to one of them"
+        )
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -217,6 +229,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SIZE",
         default=os.environ.get(RESERVE_VARIABLE) or f"{DEFAULT_RESERVE >> 20}M",
         help="memory that zones do not get (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--virt",
+        metavar="KIND",
+        default=os.environ.get(VIRT_VARIABLE) or "auto",
+        help="of zones where nobody says: pv, pvh, or auto for what the machine has (default: %(default)s)",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser.parse_args(arguments)

@@ -47,6 +47,7 @@ def zone_message(record: ZoneRecord, zone_name: str = "") -> pb.Zone:
         phases=phase_messages(record.phases),
         agent_resident_bytes=record.agent_resident_bytes,
         kernel_release=record.kernel_release,
+        virt=record.virt,
         storage_bytes=spec.storage_bytes,
         mounts=[mount_message(mount) for mount in _mounts(record)],
         network=spec.network.network,

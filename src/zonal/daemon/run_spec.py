@@ -11,6 +11,7 @@ from zonal.daemon.services import ImageFinder
 from zonal.errors import InvalidInputError
 from zonal.volumes.filesystem import check_size
 from zonal.volumes.sizes import DEFAULT_SIZE
+from zonal.xen.virt import Virt
 from zonal.zones.names import check_hostname, check_name, make_id
 from zonal.zones.oci_spec import ProcessOptions, resolve_process
 from zonal.zones.resources import DEFAULT_RESOURCES, MIB
@@ -70,6 +71,7 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         stdin=request.stdin,
         resources=resources,
         kernel=request.kernel,
+        virt=_virt(request.virt),
         remove=request.remove,
         detach=request.detach,
         stop_signal=process.stop_signal,
@@ -103,6 +105,7 @@ def _zone_alone(request: pb.RunSpec, zone_id: str, name: str, hostname: str) -> 
         hostname=hostname,
         resources=run_resources(request),
         kernel=request.kernel,
+        virt=_virt(request.virt),
         detach=True,
         runtime=RuntimeOptions(sysctls=resolve_runtime(request.runtime).sysctls),
         labels=checked_labels({}, request.labels),
@@ -116,6 +119,12 @@ def terminal_size(message: pb.TerminalSize) -> TerminalSize:
     if max(message.rows, message.columns) > MAX_TERMINAL:
         raise InvalidInputError(f"no terminal has {message.rows} rows and {message.columns} columns")
     return TerminalSize(rows=message.rows, columns=message.columns)
+
+
+def _virt(text: str) -> str:
+    if text not in ("", *Virt):
+        raise InvalidInputError(f"no zone is virtualised by {text!r}", hint=f"{' or '.join(Virt)}")
+    return text
 
 
 def _terminal(request: pb.RunSpec) -> TerminalSize:

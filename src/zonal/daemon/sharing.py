@@ -27,6 +27,7 @@ async def into_zone(spec: ZoneSpec, request: pb.RunSpec, zone: ZoneRecord, zones
     """The same for a workload in ``zone``. Raises ``InvalidInputError`` for what only a zone as a whole can have."""
     for what, given in (
         ("a kernel", request.kernel),
+        ("--virt", request.virt),
         ("a network", request.network != pb.NetworkOptions()),
         ("a user namespace beside --pid", spec.runtime.namespaces.uids and request.runtime.namespaces.pid),
     ):

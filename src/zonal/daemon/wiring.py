@@ -15,8 +15,10 @@ from zonal.images.store import ImageStore
 from zonal.network.attachments import Attachments
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
+from zonal.xen.machine import read_machine
 from zonal.zones.boot_files import BootFileStore
 from zonal.zones.host import open_host
+from zonal.zones.kinds import zone_kinds
 from zonal.zones.lifecycle import open_zones
 
 
@@ -33,7 +35,7 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
         runtime = config.socket.parent / "network"
         attachments = Attachments(NetworkStore(state / "networks", runtime / "leases"), runtime)
         stack.callback(attachments.close)
-        boot = BootFileStore(kernels, state / "system")
+        boot = BootFileStore(kernels, state / "system", zone_kinds(read_machine(host.hypervisor), config.virt))
         zones = await stack.enter_async_context(
             open_zones(
                 *(host, images, volumes, boot, attachments, state),

@@ -1,4 +1,4 @@
-"""A whole paravirtualised domain: built, announced in the store with its devices, started, destroyed without a trace.
+"""A whole domain: built, announced in the store with its devices, started, destroyed without a trace.
 
 >>> domain = await create_domain(hypervisor, store, config)
 >>> await domain.start()
@@ -21,12 +21,15 @@ from typing import ParamSpec, TypeVar
 from zonal.errors import DeadlineError, InvalidInputError
 from zonal.xen import domctl
 from zonal.xen.abi.privcmd import PAGE_SIZE
+from zonal.xen.build.built import BuiltDomain
 from zonal.xen.build.kernel import KernelImage
-from zonal.xen.build.pv import BuiltDomain, build_pv
+from zonal.xen.build.pv import build_pv
+from zonal.xen.build.pvh import build_pvh
 from zonal.xen.devices.console import plan_console
 from zonal.xen.domctl import DomainLimits
 from zonal.xen.hypercall import HypercallError, Hypervisor
 from zonal.xen.store import Access, Entry, Nodes, Permission, Store, StoreError
+from zonal.xen.virt import Virt
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -65,6 +68,7 @@ class DomainConfig:
     readable: tuple[tuple[str, str], ...] = ()
     writable: tuple[str, ...] = ()
     limits: DomainLimits = field(default_factory=DomainLimits)
+    virt: Virt = Virt.PV
     uuid: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
@@ -107,7 +111,7 @@ async def create_domain(
     _check(config)
     async with AsyncExitStack() as undo:
         # Not in a thread: a cancellation between the hypercall and here would lose the domain.
-        domain_id = domctl.create_domain(hypervisor, config.uuid.bytes, config.vcpus, config.limits)
+        domain_id = domctl.create_domain(hypervisor, config.uuid.bytes, config.vcpus, config.limits, config.virt)
         undo.push_async_callback(destroy_domain, hypervisor, store, domain_id)
         if created is not None:
             await created(domain_id)
@@ -127,7 +131,7 @@ def domain_path(domain_id: int) -> str:
 
 
 def domain_entries(domain_id: int, config: DomainConfig, built: BuiltDomain) -> list[Entry]:
-    """What every PV domain finds in the store, as ``docs/misc/xenstore-paths.pandoc`` of Xen has it."""
+    """What every domain finds in the store, as ``docs/misc/xenstore-paths.pandoc`` of Xen has it."""
     path = domain_path(domain_id)
     readable = (Permission(HOST_ID), Permission(domain_id, Access.READ))
     owned = (Permission(domain_id), Permission(HOST_ID, Access.BOTH))
@@ -266,10 +270,18 @@ def _check(config: DomainConfig) -> None:
 
 def _build(hypervisor: Hypervisor, domain_id: int, config: DomainConfig) -> BuiltDomain:
     domctl.set_max_vcpus(hypervisor, domain_id, config.vcpus)
+    if config.virt == Virt.PVH:
+        return build_pvh(
+            *(hypervisor, domain_id, config.kernel),
+            memory=config.memory,
+            most_memory=config.most_memory,
+            vcpus=config.vcpus,
+            command_line=config.command_line,
+            initrd=config.initrd,
+            host_id=HOST_ID,
+        )
     return build_pv(
-        hypervisor,
-        domain_id,
-        config.kernel,
+        *(hypervisor, domain_id, config.kernel),
         memory=config.memory,
         most_memory=config.most_memory,
         command_line=config.command_line,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from zonal.errors import ResourceExhaustedError, UnavailableError
 from zonal.xen.abi import domctl as abi
-from zonal.xen.abi import sysctl
+from zonal.xen.abi import hvm, sysctl
 from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.abi.version import (
     XEN_CAPABILITIES_INFO_LEN,
@@ -28,6 +28,7 @@ from zonal.xen.abi.xen import (
     VcpuGuestContext,
 )
 from zonal.xen.hypercall import HypercallError, Hypervisor
+from zonal.xen.virt import Virt
 
 MAX_LISTED_DOMAINS = 1024
 """Domains asked for in one hypercall; a longer list takes several."""
@@ -137,10 +138,11 @@ def physical_info(hypervisor: Hypervisor) -> PhysicalInfo:
         )
 
 
-def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: DomainLimits) -> int:
-    """Creates a paravirtualised domain with no memory, paused, and returns its id.
+def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: DomainLimits, virt: Virt = Virt.PV) -> int:
+    """Creates a domain with no memory, paused, and returns its id.
 
-    ``handle``: 16 bytes, the UUID that Xen's tools show.
+    ``handle``: 16 bytes, the UUID that Xen's tools show. Raises ``ResourceExhaustedError``, and
+    ``UnavailableError`` for a kind that this machine does not run.
     """
     with domctl_request(hypervisor, abi.XEN_DOMCTL_CREATEDOMAIN, 0) as (request, issue):
         create = request.u.createdomain
@@ -150,15 +152,23 @@ def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: Dom
         create.max_grant_frames = limits.grant_frames
         create.max_maptrack_frames = limits.maptrack_frames
         create.grant_opts = 1  # XEN_DOMCTL_GRANT_version(1): Linux uses no other for PV
-        # A timer chip for Linux to measure its CPU by. Without one it reads a missing port 100,000 times before it
-        # gives up, and each read is a trap: a tenth of the start.
-        create.emulation_flags = abi.XEN_X86_EMU_PIT
+        if virt == Virt.PVH:
+            create.flags = abi.XEN_DOMCTL_CDF_HVM | abi.XEN_DOMCTL_CDF_HAP
+            create.emulation_flags = abi.XEN_X86_EMU_LAPIC
+        else:
+            # A timer chip for Linux to measure its CPU by. Without one it reads a missing port 100,000 times before it
+            # gives up, and each read is a trap: a tenth of the start.
+            create.emulation_flags = abi.XEN_X86_EMU_PIT
         try:
             issue()
         except HypercallError as error:
             if error.errno == errno.ENOMEM:
                 raise ResourceExhaustedError(
                     "the hypervisor has no memory left for another domain", hint="stop a zone, or see `zonal info`"
+                ) from None
+            if virt == Virt.PVH and error.errno in (errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP):
+                raise UnavailableError(
+                    "this machine runs no PVH domains", hint="they need VT-x or SVM with nested paging; use --virt pv"
                 ) from None
             raise
         return request.domain
@@ -215,6 +225,56 @@ def set_native_tsc(hypervisor: Hypervisor, domain_id: int) -> None:
     """Lets the domain read the time stamp counter without a trap; fitting since zones do not migrate."""
     with domctl_request(hypervisor, abi.XEN_DOMCTL_SETTSCINFO, domain_id) as (request, issue):
         request.u.tsc_info.tsc_mode = abi.TSC_MODE_NEVER_EMULATE
+        issue()
+
+
+def set_paging_pool(hypervisor: Hypervisor, domain_id: int, size: int) -> None:
+    """What the hypervisor may use for the tables of a PVH domain's memory, in bytes; whole pages.
+
+    Raises ``ResourceExhaustedError``.
+    """
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE, domain_id) as (request, issue):
+        request.u.paging_mempool.size = size
+        try:
+            issue()
+        except HypercallError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise ResourceExhaustedError(
+                f"the hypervisor has no memory left for the tables of domain {domain_id}", hint="stop a zone"
+            ) from None
+
+
+def set_hvm_parameter(hypervisor: Hypervisor, domain_id: int, index: int, value: int) -> None:
+    """One of a PVH domain's ``HVM_PARAM_*``."""
+    with hypervisor.structure(hvm.HvmParam) as (request, address):
+        request.domid, request.index, request.value = domain_id, index, value
+        what = f"set parameter {index} of domain {domain_id}"
+        hypervisor.call(what, hvm.HYPERVISOR_HVM_OP, hvm.HVMOP_SET_PARAM, address)
+
+
+def get_hvm_context(hypervisor: Hypervisor, domain_id: int) -> bytes:
+    """The state of a PVH domain, as records with a ``struct hvm_save_descriptor`` before each."""
+    with domctl_request(hypervisor, abi.XEN_DOMCTL_GETHVMCONTEXT, domain_id) as (request, issue):
+        issue()  # without a buffer it tells the size
+        size = int(request.u.hvmcontext.size)
+        with hypervisor.buffer(size) as buffer:
+            request.u.hvmcontext.buffer = buffer.address
+            issue()
+            with buffer.view() as view:
+                return bytes(view[: request.u.hvmcontext.size])
+
+
+def set_hvm_context(hypervisor: Hypervisor, domain_id: int, context: bytes) -> None:
+    """Sets what records it has: a header first, an end last."""
+    with (
+        hypervisor.buffer(len(context)) as buffer,
+        domctl_request(hypervisor, abi.XEN_DOMCTL_SETHVMCONTEXT, domain_id) as (request, issue),
+    ):
+        with buffer.view() as view:
+            view[:] = context
+        request.u.hvmcontext.size = len(context)
+        request.u.hvmcontext.buffer = buffer.address
         issue()
 
 

@@ -17,9 +17,12 @@ from zonal.xen.abi.memory import (
     XENMEM_RESOURCE_GRANT_TABLE,
     XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
     XENMEM_SET_MEMORY_MAP,
+    XENMEM_SET_POD_TARGET,
+    XENMEMF_POPULATE_ON_DEMAND,
     E820Entry,
     ForeignMemoryMap,
     MemoryReservation,
+    PodTarget,
 )
 from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.abi.xen import (
@@ -40,20 +43,22 @@ SUPERPAGE_ORDER = 9
 _EXTENTS_PER_CALL = 1 << 15
 
 
-def populate(hypervisor: Hypervisor, domain_id: int, pages: int) -> npt.NDArray[np.uint64]:
-    """Gives a domain its first ``pages`` frames, pseudo-physical 0 to ``pages`` - 1.
+def populate(hypervisor: Hypervisor, domain_id: int, pages: int, *, first: int = 0) -> npt.NDArray[np.uint64]:
+    """Gives a domain ``pages`` frames, pseudo-physical ``first`` and on.
 
-    Returns shape (pages,), the machine frame of each. Extents of 2 MiB where the machine still has them, single
-    pages for the rest. The machine-to-physical table is set by the hypervisor. Raises ``ResourceExhaustedError``
-    when the machine has not enough memory. Source: ``XENMEM_populate_physmap`` of ``public/memory.h``.
+    Returns shape (pages,), of a PV domain the machine frame of each, of a PVH one its own. Extents of 2 MiB where the
+    machine still has them, single pages for the rest. The machine-to-physical table is set by the hypervisor. Raises
+    ``ResourceExhaustedError`` when the machine has not enough memory. Source: ``XENMEM_populate_physmap`` of
+    ``public/memory.h``.
     """
     large = pages >> SUPERPAGE_ORDER
-    first = np.arange(large, dtype=np.uint64) << np.uint64(SUPERPAGE_ORDER)
-    got = _populate_extents(hypervisor, domain_id, first, SUPERPAGE_ORDER)
+    starts = np.uint64(first) + (np.arange(large, dtype=np.uint64) << np.uint64(SUPERPAGE_ORDER))
+    got = _populate_extents(hypervisor, domain_id, starts, SUPERPAGE_ORDER)
     frames = (got[:, np.newaxis] + np.arange(1 << SUPERPAGE_ORDER, dtype=np.uint64)).reshape(-1)
     done = len(frames)
     if done < pages:
-        single = _populate_extents(hypervisor, domain_id, np.arange(done, pages, dtype=np.uint64), 0)
+        rest = np.arange(first + done, first + pages, dtype=np.uint64)
+        single = _populate_extents(hypervisor, domain_id, rest, 0)
         frames = np.concatenate([frames, single])
     if len(frames) < pages:
         raise ResourceExhaustedError(
@@ -62,6 +67,43 @@ def populate(hypervisor: Hypervisor, domain_id: int, pages: int) -> npt.NDArray[
             hint="ask for less memory, or stop a zone",
         )
     return frames
+
+
+def populate_on_demand(hypervisor: Hypervisor, domain_id: int, pages: int, *, first: int = 0) -> None:
+    """Gives a PVH domain ``pages`` guest frames from ``first`` on, which get memory when they are touched.
+
+    It comes out of what ``set_demand_target`` has set aside. Source: ``XENMEMF_populate_on_demand``.
+    """
+    large = pages >> SUPERPAGE_ORDER
+    starts = np.uint64(first) + (np.arange(large, dtype=np.uint64) << np.uint64(SUPERPAGE_ORDER))
+    rest = np.arange(first + (large << SUPERPAGE_ORDER), first + pages, dtype=np.uint64)
+    for extents, order in ((starts, SUPERPAGE_ORDER), (rest, 0)):
+        got = _populate_extents(hypervisor, domain_id, extents, order, XENMEMF_POPULATE_ON_DEMAND)
+        if len(got) < len(extents):
+            raise ResourceExhaustedError(
+                f"the hypervisor cannot keep a map of {pages * PAGE_SIZE >> 20} MiB for domain {domain_id}",
+                hint="ask for less memory, or stop a zone",
+            )
+
+
+def set_demand_target(hypervisor: Hypervisor, domain_id: int, pages: int) -> None:
+    """Sets memory aside for what is populated on demand (``XENMEM_set_pod_target``).
+
+    Raises ``ResourceExhaustedError``.
+    """
+    with hypervisor.structure(PodTarget) as (request, address):
+        request.target_pages = pages
+        request.domid = domain_id
+        what = f"set memory aside for domain {domain_id}"
+        try:
+            hypervisor.call(what, HYPERVISOR_MEMORY_OP, XENMEM_SET_POD_TARGET, address)
+        except HypercallError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise ResourceExhaustedError(
+                f"the machine has no {pages * PAGE_SIZE >> 20} MiB left for domain {domain_id}",
+                hint="ask for less memory, or stop a zone",
+            ) from None
 
 
 def set_memory_map(hypervisor: Hypervisor, domain_id: int, size: int) -> None:
@@ -114,7 +156,7 @@ def seed_grants(hypervisor: Hypervisor, domain_id: int, entries: dict[int, tuple
 
 
 def _populate_extents(
-    hypervisor: Hypervisor, domain_id: int, first: npt.NDArray[np.uint64], order: int
+    hypervisor: Hypervisor, domain_id: int, first: npt.NDArray[np.uint64], order: int, flags: int = 0
 ) -> npt.NDArray[np.uint64]:
     """The base machine frames of as many extents as could be had, from the first on."""
     parts: list[npt.NDArray[np.uint64]] = []
@@ -129,6 +171,7 @@ def _populate_extents(
             request.extent_start = extents.address
             request.nr_extents = len(part)
             request.extent_order = order
+            request.mem_flags = flags
             request.domid = domain_id
             try:
                 done = hypervisor.call("populate memory", HYPERVISOR_MEMORY_OP, XENMEM_POPULATE_PHYSMAP, address)

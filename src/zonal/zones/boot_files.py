@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zonal.errors import UnavailableError
+from zonal.errors import InvalidInputError, UnavailableError
 from zonal.images.files import write_file
 from zonal.images.kernels import Kernel, KernelStore
 from zonal.xen.build.kernel import KernelImage, load_kernel
 from zonal.xen.domain import finish_in_thread
+from zonal.xen.virt import Virt
 from zonal.zones import initrd, system_image
 from zonal.zones import modules as kernel_modules
 from zonal.zones.modules import has_modules
@@ -49,6 +50,7 @@ class BootFiles:
     initrd: Path
     system_image: Path
     command_line: str
+    virt: Virt = Virt.PV
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,15 @@ class _Prepared:
 class BootFileStore:
     """Prepares what zones boot; see ``zonal.zones.sources.BootSource``."""
 
-    def __init__(self, kernels: KernelStore, folder: Path) -> None:
-        """``folder``: where system images are kept."""
+    def __init__(self, kernels: KernelStore, folder: Path, kinds: Sequence[Virt] = (Virt.PV,)) -> None:
+        """``folder``: where system images are kept; ``kinds``: what this machine runs, the default first."""
+        self._kinds = kinds
         self._kernels = kernels
         self._folder = folder
         self._prepared: dict[Path, _Prepared] = {}
         self._lock = asyncio.Lock()
 
-    async def boot_files(self, kernel: str, drivers: Sequence[str] = ()) -> BootFiles:
+    async def boot_files(self, kernel: str, drivers: Sequence[str] = (), virt: str = "") -> BootFiles:
         """See ``BootSource``; what takes long is done once for each kernel."""
         found = self._kernels.resolve(kernel)
         if drivers and not kernel and found.modules and not has_modules(found.modules, drivers):
@@ -81,7 +84,30 @@ class BootFileStore:
             if prepared is None or prepared.state != state or not prepared.files.system_image.exists():
                 prepared = _Prepared(state, await finish_in_thread(self._prepare, found))
                 self._prepared[found.path] = prepared
-        return prepared.files
+        return replace(prepared.files, virt=self._kind(prepared.files.kernel, virt))
+
+    def _kind(self, kernel: KernelImage, wanted: str) -> Virt:
+        """What is wanted, or the first that both the machine and the kernel can."""
+        able = [kind for kind, entry in ((Virt.PV, kernel.pv), (Virt.PVH, kernel.pvh)) if entry is not None]
+        if wanted:
+            if wanted not in self._kinds:
+                raise UnavailableError(
+                    f"this machine runs no {wanted} zones",
+                    hint=f"leave out --virt, or take {' or '.join(self._kinds)}; `zonal host info` shows what it has",
+                )
+            if wanted not in able:
+                raise InvalidInputError(
+                    f"the kernel {kernel.path.name} cannot run as {wanted}", hint=f"it can as {' or '.join(able)}"
+                )
+            return Virt(wanted)
+        for kind in self._kinds:
+            if kind in able:
+                return kind
+        raise UnavailableError(
+            f"the kernel {kernel.path.name} runs as {' or '.join(able)} only, and this machine has "
+            f"{' or '.join(self._kinds)} zones",
+            hint="take another kernel: `zonal kernel ls`",
+        )
 
     def modules(self, release: str) -> Path | None:
         """See ``BootSource``."""

@@ -107,7 +107,7 @@ class LiveZone(Life):
             plans = await self._open_disks(stack, ((SYSTEM_DISK, boot.system_image), (IMAGE_DISK, image)))
             domain = await machine.make(stack, boot, (*plans, *self._network.plans()))
             self.domain_id = domain.domain_id
-            self._records.update(spec.id, domain_id=domain.domain_id)
+            self._records.update(spec.id, domain_id=domain.domain_id, virt=str(boot.virt))
             await self._network.domain_made(domain.domain_id)
             await domain.start()
         started = clock.now()
@@ -131,7 +131,7 @@ class LiveZone(Life):
         with clock.phase("domain"):
             self.domain_id = machine.domain_id
             # Who is killed from here on leaves a domain that is told by its record, or by its handle.
-            self._records.update(spec.id, domain_id=machine.domain_id)
+            self._records.update(spec.id, domain_id=machine.domain_id, virt=str(warm.boot.virt))
             await machine.become(spec.id, spec.name, self.folder, clock)
             if not spec.houses:
                 self.workload.open_log(stack, self.folder, spec).begin_again()

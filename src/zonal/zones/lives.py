@@ -283,7 +283,7 @@ class ZoneLives(LiveZones):
             if isinstance(zone, LiveZone):
                 # Who shares a zone may want a directory of the host in it later.
                 shares = spec.houses or any(mount.kind is MountKind.BIND for mount in spec.mounts)
-                boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else ())
+                boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else (), spec.virt)
         if isinstance(zone, LiveZone) and boot is not None:
             await self._boot_or_take(zone, stack, boot, image)
         elif isinstance(zone, LiveWorkload) and image is not None:
@@ -369,7 +369,7 @@ class ZoneLives(LiveZones):
     async def _files_at_rest(self, record: ZoneRecord) -> AsyncGenerator[ContainerFiles]:
         """Those of a zone that has ended, by a zone of their own."""
         spec = record.spec
-        boot = await self._boot.boot_files(spec.kernel)
+        boot = await self._boot.boot_files(spec.kernel, virt=spec.virt)
         folder = self._zone_folder(record.id)
         with self._images.use(spec.image_id, f"zone {spec.name}") as lease:
             timeout = self._agent_timeout

@@ -101,6 +101,7 @@ class Machine:
             readable=(("zonal", ""), ("zonal/host", self._epoch)),
             writable=("zonal/channel",),
             limits=DomainLimits(),
+            virt=boot.virt,
             uuid=domain_uuid(self._zone_id),
         )
         domain = await create_domain(self._host.hypervisor, self._host.store, config)

@@ -68,6 +68,7 @@ async def open_maintenance(
             memory=MEMORY,
             command_line=boot.command_line,
             initrd=boot.initrd,
+            virt=boot.virt,
             devices=tuple(partial(plan_vbd, disk=disk) for disk in disks),
             readable=(("zonal", ""), ("zonal/host", epoch)),
             writable=("zonal/channel",),

@@ -139,6 +139,8 @@ class ZoneSpec:
     """Memory and CPUs: a part that changes, by ``update``, as ``restart`` does."""
     kernel: str = ""
     """Name in the kernel store; empty: its default."""
+    virt: str = ""
+    """``pv`` or ``pvh`` (``zonal.xen.virt``); empty: as the host has it."""
     remove: bool = False
     """Whether the zone's record and logs go when it has ended."""
     detach: bool = False
@@ -211,6 +213,8 @@ class ZoneRecord:
     """Of its agent, at the last start."""
     agent_resident_bytes: int = 0
     kernel_release: str = ""
+    virt: str = ""
+    """How its domain is, or was, virtualised."""
     boot_id: str = ""
     """The host's boot id when the record was made: with another one, no domain of it can still be there."""
     resources: tuple[tuple[str, str], ...] = ()

@@ -20,6 +20,7 @@ from zonal.xen.events import EventDevice
 from zonal.xen.grants import GrantDevice
 from zonal.xen.hypercall import Hypervisor
 from zonal.xen.store import Store
+from zonal.xen.virt import Virt
 
 _PRELUDE = """#!/busybox sh
 /busybox mkdir -p /bin /proc /sys /dev
@@ -73,6 +74,8 @@ async def boot_guest(
     devices: tuple[DevicePlan, ...] = (),
     mebibytes: int = 128,
     vcpus: int = 1,
+    most_mebibytes: int = 0,
+    virt: Virt = Virt.PV,
 ) -> AsyncGenerator[Guest]:
     """Boots a zone that runs ``script`` with busybox, and destroys it at the end."""
     kernel = load_kernel(kernel_path(), Path("/var/tmp/zonal-test-kernels"))
@@ -81,7 +84,9 @@ async def boot_guest(
         name="zonal-test",
         kernel=kernel,
         memory=mebibytes << 20,
+        most_memory=most_mebibytes << 20,
         vcpus=vcpus,
+        virt=virt,
         command_line="console=hvc0 quiet panic=-1",
         initrd=folder / "initrd",
         devices=devices,

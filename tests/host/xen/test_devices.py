@@ -151,7 +151,7 @@ async def test_a_silent_zones_disk_is_let_go(store: Store, paused: int, tmp_path
         device = vbd(paused, disk)
         await store.transaction(lambda transaction: transaction.put(plan_vbd(paused, disk)))
         assert str(image) in backing_files()
-        await detach(store, [device], timeout=1, zone_runs=True)
+        await detach(store, [device], timeout=5, zone_runs=True)
     assert str(image) not in backing_files()
     assert not await store.exists(f"/local/domain/0/backend/vbd/{paused}")
 

@@ -18,6 +18,7 @@ from zonal.xen.build.kernel import KernelImage, load_kernel
 from zonal.xen.domain import Domain, DomainConfig, create_domain, destroy_domain
 from zonal.xen.hypercall import HypercallError, Hypervisor
 from zonal.xen.store import Store
+from zonal.xen.virt import Virt
 
 MIB = 1 << 20
 EMULATOR_S_FAULT = b"Oops: int3"
@@ -57,11 +58,12 @@ async def test_the_kernel_finds_the_memory_and_cpus_that_it_was_given(tmp_path: 
         assert await guest.domain.wait_shutdown() == SHUTDOWN_POWEROFF
 
 
+@pytest.mark.parametrize("virt", Virt)
 @pytest.mark.parametrize(("mebibytes", "vcpus"), [(72, 1), (101, 2), (333, 8), (700, 64)])
 async def test_odd_sizes_and_many_cpus_are_built(
-    hypervisor: Hypervisor, store: Store, kernel: KernelImage, mebibytes: int, vcpus: int
+    hypervisor: Hypervisor, store: Store, kernel: KernelImage, mebibytes: int, vcpus: int, virt: Virt
 ) -> None:
-    config = DomainConfig("odd", kernel, mebibytes * MIB, vcpus=vcpus)
+    config = DomainConfig("odd", kernel, mebibytes * MIB, vcpus=vcpus, virt=virt)
     domain = await create_domain(hypervisor, store, config)
     try:
         info = domctl.domain_info(hypervisor, domain.domain_id)
@@ -89,6 +91,39 @@ async def test_odd_sizes_and_many_cpus_run(mebibytes: int, vcpus: int, tmp_path:
         assert f"\n{vcpus}\r\n".encode() in said
         break
     assert ended == SHUTDOWN_POWEROFF
+
+
+async def test_a_pvh_domain_finds_its_memory_and_each_of_its_cpus(tmp_path: Path) -> None:
+    script = (
+        "cat /sys/hypervisor/guest_type; nproc; grep MemTotal /proc/meminfo; cat /proc/cmdline; echo told; poweroff -f"
+    )
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        async with boot_guest(folder, script, mebibytes=128, vcpus=3, virt=Virt.PVH) as guest:
+            ended = await guest.domain.wait_shutdown()
+        said = (folder / "console.log").read_bytes()
+        if ended == SHUTDOWN_CRASH and (not said or EMULATOR_S_FAULT in said):
+            continue  # the emulator's: see docs/lab.md
+        assert ended == SHUTDOWN_POWEROFF
+        assert b"PVH\r\n3\r\n" in said
+        assert 64 * MIB < int(said.split(b"MemTotal:")[1].split()[0]) << 10 < 128 * MIB
+        assert b"console=hvc0 quiet panic=-1" in said
+        return
+    pytest.fail("the emulator has failed five times")
+
+
+async def test_a_pvh_domain_sees_what_it_may_grow_to_and_holds_what_it_was_given(
+    hypervisor: Hypervisor, store: Store, kernel: KernelImage
+) -> None:
+    config = DomainConfig("elastic", kernel, 128 * MIB, most_memory=512 * MIB, virt=Virt.PVH)
+    domain = await create_domain(hypervisor, store, config)
+    try:
+        info = domctl.domain_info(hypervisor, domain.domain_id)
+        assert info is not None
+        assert info.total_pages == 128 << 8
+    finally:
+        await domain.destroy()
 
 
 async def test_a_panic_is_a_crash(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zonal.errors import InvalidInputError, NotFoundError
-from zonal.xen.build.elf import parse_pv_kernel
+from zonal.xen.build.elf import parse_elf_kernel
 from zonal.xen.build.kernel import load_kernel
 
 BASE = 0xFFFF_FFFF_8000_0000
@@ -30,9 +30,15 @@ def note(kind: int, value: bytes) -> bytes:
 
 
 def elf_kernel(
-    *, entry: int = ENTRY, notes: bool = True, machine: int = 62, file_size: int | None = None, code: bytes = CODE
+    *,
+    entry: int = ENTRY,
+    notes: bool = True,
+    machine: int = 62,
+    file_size: int | None = None,
+    code: bytes = CODE,
+    pvh_entry: int | None = None,
 ) -> bytes:
-    """A small ELF file with one segment at 16 MiB and the notes of a PV kernel."""
+    """A small ELF file with one segment at 16 MiB and the notes of a PV kernel, or of one for PVH as well."""
     text = b"".join(
         [
             note(6, b"linux\0"),
@@ -45,6 +51,8 @@ def elf_kernel(
     )
     if not notes:
         text = b""
+    if pvh_entry is not None:
+        text += note(18, struct.pack("<I", pvh_entry))
     header = struct.pack(
         "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, machine, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0
     )
@@ -94,6 +102,7 @@ def test_each_compression_gives_the_kernel_and_is_done_once(method: str, tmp_pat
     cache = tmp_path / "cache"
     kernel = load_kernel(path, cache)
     assert kernel.path.read_bytes() == elf
+    assert kernel.pv is not None
     assert kernel.pv.entry == ENTRY
     (kept,) = cache.iterdir()
     inode = kept.stat().st_ino
@@ -102,13 +111,25 @@ def test_each_compression_gives_the_kernel_and_is_done_once(method: str, tmp_pat
 
 
 def test_what_a_kernel_says_of_itself() -> None:
-    kernel = parse_pv_kernel(io.BytesIO(elf_kernel()), "test")
+    kernel = parse_elf_kernel(io.BytesIO(elf_kernel()), "test").pv
+    assert kernel is not None
     assert kernel.virtual_base == BASE
     assert kernel.p2m_base == 0x80_0000_0000
     assert kernel.initrd_by_frame
     assert kernel.hypercall_page is None
     assert kernel.first_physical == 0x1000000
     assert kernel.end_physical == 0x1000000 + len(CODE) + 5000
+
+
+def test_a_kernel_may_be_for_either_kind_or_for_both() -> None:
+    both = parse_elf_kernel(io.BytesIO(elf_kernel(pvh_entry=0x1000100)), "both")
+    assert both.pv is not None
+    assert both.pvh is not None
+    assert both.pvh.entry == 0x1000100
+    assert both.pvh.segments == both.pv.segments
+    alone = parse_elf_kernel(io.BytesIO(elf_kernel(notes=False, pvh_entry=0x1000100)), "alone")
+    assert alone.pv is None
+    assert alone.pvh is not None
 
 
 @pytest.mark.parametrize(
@@ -119,6 +140,7 @@ def test_what_a_kernel_says_of_itself() -> None:
         (elf_kernel(notes=False), "carries no Xen note"),
         (elf_kernel(machine=183), "not for x86-64"),
         (elf_kernel(entry=5), "contradict each other"),
+        (elf_kernel(pvh_entry=5), "is not in it"),
         (elf_kernel()[:-100], "truncated"),
         (elf_kernel()[:100], "not a sound ELF file"),
         (elf_kernel(file_size=10**6), "truncated"),
@@ -163,10 +185,12 @@ def test_damaged_elf_files_end_in_an_error_or_a_checked_kernel(data: st.DataObje
         image[data.draw(st.integers(0, 700))] = data.draw(st.integers(0, 255))
     whole = bytes(image) + CODE
     try:
-        kernel = parse_pv_kernel(io.BytesIO(whole), "damaged")
+        kernel = parse_elf_kernel(io.BytesIO(whole), "damaged")
     except InvalidInputError:
         return
-    for segment in kernel.segments:
+    found = kernel.pv or kernel.pvh
+    assert found is not None
+    for segment in found.segments:
         assert segment.offset + segment.file_size <= len(whole)
         assert segment.file_size <= segment.memory_size
 
@@ -175,4 +199,4 @@ def test_damaged_elf_files_end_in_an_error_or_a_checked_kernel(data: st.DataObje
 @given(head=st.binary(max_size=2000))
 def test_random_bytes_are_no_kernel(head: bytes) -> None:
     with pytest.raises(InvalidInputError):
-        parse_pv_kernel(io.BytesIO(b"\x7fELF\x02\x01\x01" + head), "random")
+        parse_elf_kernel(io.BytesIO(b"\x7fELF\x02\x01\x01" + head), "random")

@@ -21,7 +21,10 @@ XEN_DOMCTL_SCHEDULER_OP = 16
 XEN_DOMCTL_SETDOMAINHANDLE = 17
 XEN_DOMCTL_HYPERCALL_INIT = 22
 XEN_DOMCTL_GETVCPUAFFINITY = 25
+XEN_DOMCTL_GETHVMCONTEXT = 33
+XEN_DOMCTL_SETHVMCONTEXT = 34
 XEN_DOMCTL_SETTSCINFO = 60
+XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE = 86
 
 XEN_DOMINF_DYING = 1 << 0
 XEN_DOMINF_SHUTDOWN = 1 << 2
@@ -44,6 +47,11 @@ XEN_SCHEDULER_CREDIT2 = 6
 XEN_DOMCTL_SCHEDOP_PUTINFO = 0
 XEN_DOMCTL_SCHEDOP_GETINFO = 1
 XEN_VCPUAFFINITY_HARD = 1 << 0
+XEN_DOMCTL_CDF_HVM = 1 << 0
+XEN_DOMCTL_CDF_HAP = 1 << 1
+
+XEN_X86_EMU_LAPIC = 1 << 0
+"""The one emulated device that a PVH domain has (``public/arch-x86/xen.h``)."""
 XEN_X86_EMU_PIT = 1 << 8
 """The one emulated device that a PV domain may have (``public/arch-x86/xen.h``)."""
 
@@ -125,6 +133,18 @@ class DomctlHypercallInit(ctypes.Structure):
     _fields_ = (("gmfn", ctypes.c_uint64),)
 
 
+class DomctlHvmcontext(ctypes.Structure):
+    """``struct xen_domctl_hvmcontext``; ``buffer`` points to ``size`` bytes of records."""
+
+    _fields_ = (("size", ctypes.c_uint32), ("buffer", ctypes.c_uint64))
+
+
+class DomctlPagingMempool(ctypes.Structure):
+    """``struct xen_domctl_paging_mempool``, in bytes."""
+
+    _fields_ = (("size", ctypes.c_uint64),)
+
+
 class DomctlTscInfo(ctypes.Structure):
     """``struct xen_domctl_tsc_info``."""
 
@@ -180,6 +200,8 @@ class DomctlUnion(ctypes.Union):
         ("scheduler_op", DomctlSchedulerOp),
         ("hypercall_init", DomctlHypercallInit),
         ("tsc_info", DomctlTscInfo),
+        ("hvmcontext", DomctlHvmcontext),
+        ("paging_mempool", DomctlPagingMempool),
         ("pad", ctypes.c_uint8 * 128),
     )
 

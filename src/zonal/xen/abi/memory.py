@@ -6,6 +6,8 @@ import ctypes
 
 XENMEM_POPULATE_PHYSMAP = 6
 XENMEM_SET_MEMORY_MAP = 13
+XENMEM_SET_POD_TARGET = 16
+XENMEMF_POPULATE_ON_DEMAND = 1 << 16
 
 E820_RAM = 1
 
@@ -21,6 +23,18 @@ class MemoryReservation(ctypes.Structure):
         ("nr_extents", ctypes.c_uint64),
         ("extent_order", ctypes.c_uint),
         ("mem_flags", ctypes.c_uint),
+        ("domid", ctypes.c_uint16),
+    )
+
+
+class PodTarget(ctypes.Structure):
+    """``struct xen_pod_target``, in pages."""
+
+    _fields_ = (
+        ("target_pages", ctypes.c_uint64),
+        ("tot_pages", ctypes.c_uint64),
+        ("pod_cache_pages", ctypes.c_uint64),
+        ("pod_entries", ctypes.c_uint64),
         ("domid", ctypes.c_uint16),
     )
 

@@ -30,19 +30,10 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class PvKernel:
-    """What a domain's builder must know of a kernel for PV.
-
-    Addresses are virtual unless they are called physical; ``p2m_base`` is where the kernel wants its
-    pseudo-physical-to-machine list mapped, or None for within the initial mapping.
-    """
+class Loadable:
+    """What is loaded of a kernel."""
 
     segments: tuple[Segment, ...]
-    entry: int
-    virtual_base: int
-    hypercall_page: int | None
-    p2m_base: int | None
-    initrd_by_frame: bool
 
     @property
     def first_physical(self) -> int:
@@ -55,7 +46,37 @@ class PvKernel:
         return max(segment.physical + segment.memory_size for segment in self.segments)
 
 
-def parse_pv_kernel(file: BinaryIO, name: str) -> PvKernel:
+@dataclass(frozen=True)
+class PvKernel(Loadable):
+    """What a domain's builder must know of a kernel for PV.
+
+    Addresses are virtual unless they are called physical; ``p2m_base`` is where the kernel wants its
+    pseudo-physical-to-machine list mapped, or None for within the initial mapping.
+    """
+
+    entry: int
+    virtual_base: int
+    hypercall_page: int | None
+    p2m_base: int | None
+    initrd_by_frame: bool
+
+
+@dataclass(frozen=True)
+class PvhKernel(Loadable):
+    """What it must know of one for PVH: ``entry`` is a physical address, in 32-bit code."""
+
+    entry: int
+
+
+@dataclass(frozen=True)
+class ElfKernel:
+    """The ways in which a kernel can be started: at least one of the two."""
+
+    pv: PvKernel | None
+    pvh: PvhKernel | None
+
+
+def parse_elf_kernel(file: BinaryIO, name: str) -> ElfKernel:
     """Reads the program headers and Xen's notes of an x86-64 kernel; ``name`` is for messages.
 
     Raises ``InvalidInputError`` for a file that is not such a kernel, or is corrupt or truncated.
@@ -79,7 +100,7 @@ def parse_pv_kernel(file: BinaryIO, name: str) -> PvKernel:
         ) from error
 
 
-def _parse(elf: ELFFile, size: int, name: str) -> PvKernel:
+def _parse(elf: ELFFile, size: int, name: str) -> ElfKernel:
     header = cast("dict[str, Any]", elf.header)
     if elf.elfclass != 64 or not elf.little_endian or header["e_machine"] != "EM_X86_64":
         raise InvalidInputError(f"kernel {name}: an ELF file, but not for x86-64", hint="give an x86-64 kernel")
@@ -103,13 +124,20 @@ def _parse(elf: ELFFile, size: int, name: str) -> PvKernel:
             notes |= _xen_notes(elf.stream.read(length))
     if not segments:
         raise InvalidInputError(f"kernel {name}: an ELF file with nothing to load", hint="give a Linux kernel")
-    if elfnote.XEN_ELFNOTE_ENTRY not in notes:
+    found = ElfKernel(_pv(tuple(segments), notes, name), _pvh(tuple(segments), notes, name))
+    if found.pv is None and found.pvh is None:
         raise InvalidInputError(
-            f"kernel {name}: it carries no Xen note, so it cannot run paravirtualised",
-            hint="a kernel needs CONFIG_XEN_PV=y",
+            f"kernel {name}: it carries no Xen note, so it cannot run in a zone",
+            hint="a kernel needs CONFIG_XEN_PV=y, or CONFIG_PVH=y",
         )
+    return found
+
+
+def _pv(segments: tuple[Segment, ...], notes: dict[int, bytes], name: str) -> PvKernel | None:
+    if elfnote.XEN_ELFNOTE_ENTRY not in notes:
+        return None
     kernel = PvKernel(
-        segments=tuple(segments),
+        segments=segments,
         entry=_number(notes, elfnote.XEN_ELFNOTE_ENTRY, 0),
         virtual_base=_number(notes, elfnote.XEN_ELFNOTE_VIRT_BASE, 0),
         hypercall_page=_number(notes, elfnote.XEN_ELFNOTE_HYPERCALL_PAGE, 0) or None,
@@ -117,6 +145,17 @@ def _parse(elf: ELFFile, size: int, name: str) -> PvKernel:
         initrd_by_frame=bool(_number(notes, elfnote.XEN_ELFNOTE_MOD_START_PFN, 0)),
     )
     _check_addresses(kernel, _number(notes, elfnote.XEN_ELFNOTE_PADDR_OFFSET, 0), name)
+    return kernel
+
+
+def _pvh(segments: tuple[Segment, ...], notes: dict[int, bytes], name: str) -> PvhKernel | None:
+    if elfnote.XEN_ELFNOTE_PHYS32_ENTRY not in notes:
+        return None
+    kernel = PvhKernel(segments, _number(notes, elfnote.XEN_ELFNOTE_PHYS32_ENTRY, 0))
+    if not kernel.first_physical <= kernel.entry < min(kernel.end_physical, 1 << 32):
+        raise InvalidInputError(
+            f"kernel {name}: its entry for PVH, {kernel.entry:#x}, is not in it", hint="get the file again"
+        )
     return kernel
 
 

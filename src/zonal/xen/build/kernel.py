@@ -12,15 +12,16 @@ from typing import BinaryIO
 
 from zonal.errors import InvalidInputError, NotFoundError
 from zonal.xen.build.bzimage import MAX_KERNEL_SIZE, extract_elf, is_bzimage
-from zonal.xen.build.elf import PvKernel, parse_pv_kernel
+from zonal.xen.build.elf import PvhKernel, PvKernel, parse_elf_kernel
 
 
 @dataclass(frozen=True)
 class KernelImage:
-    """A kernel's ELF file, and what it says of itself."""
+    """A kernel's ELF file, and what it says of itself; ``None`` where it cannot be started so."""
 
     path: Path
-    pv: PvKernel
+    pv: PvKernel | None
+    pvh: PvhKernel | None = None
 
 
 def load_kernel(path: Path, cache: Path) -> KernelImage:
@@ -35,12 +36,17 @@ def load_kernel(path: Path, cache: Path) -> KernelImage:
             if not 0 < size <= MAX_KERNEL_SIZE:
                 raise InvalidInputError(f"kernel {path}: {size} bytes cannot be a kernel", hint="get the file again")
             if file.read(4) == b"\x7fELF":
-                return KernelImage(path, parse_pv_kernel(file, str(path)))
+                return _parsed(path, file, str(path))
             elf = _decompressed(file, path, cache)
     except FileNotFoundError:
         raise NotFoundError(f"kernel {path}: no such file", hint="`zonal kernel ls` shows what there is") from None
     with elf.open("rb") as file:
-        return KernelImage(elf, parse_pv_kernel(file, str(path)))
+        return _parsed(elf, file, str(path))
+
+
+def _parsed(elf: Path, file: BinaryIO, name: str) -> KernelImage:
+    found = parse_elf_kernel(file, name)
+    return KernelImage(elf, found.pv, found.pvh)
 
 
 def _decompressed(file: BinaryIO, path: Path, cache: Path) -> Path:

@@ -5,13 +5,9 @@ What Xen promises a PV kernel at its entry is written down in ``public/xen.h`` a
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from zonal.errors import InvalidInputError
 from zonal.xen import domctl
@@ -30,25 +26,16 @@ from zonal.xen.abi.xen import (
     StartInfo,
     VcpuGuestContext,
 )
+from zonal.xen.build.built import BuiltDomain
+from zonal.xen.build.elf import PvKernel
 from zonal.xen.build.kernel import KernelImage
 from zonal.xen.build.layout import Layout, plan_layout
+from zonal.xen.build.loading import load_file, load_kernel_file, write_frames
 from zonal.xen.build.page_tables import Frames, kernel_tables, p2m_tables
 from zonal.xen.hypercall import Hypervisor
 from zonal.xen.memory import alloc_unbound, pin_l4_table, populate, seed_grants, set_memory_map
 
 EFLAGS_IF = 1 << 9
-
-Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class BuiltDomain:
-    """What the host needs of a domain that has been built: machine frames and ports of its two first rings."""
-
-    store_frame: int
-    store_port: int
-    console_frame: int
-    console_port: int
 
 
 def build_pv(
@@ -73,8 +60,14 @@ def build_pv(
         raise InvalidInputError(
             f"a kernel command line of {len(line)} bytes, at most {MAX_GUEST_CMDLINE - 1} are allowed"
         )
+    pv = kernel.pv
+    if pv is None:
+        raise InvalidInputError(
+            f"kernel {kernel.path.name} cannot run paravirtualised: it has no entry for it",
+            hint="a kernel needs CONFIG_XEN_PV=y; or use --virt pvh, where the hardware can",
+        )
     initrd_size = initrd.stat().st_size if initrd else 0
-    layout = plan_layout(kernel.pv, memory // PAGE_SIZE, initrd_size)
+    layout = plan_layout(pv, memory // PAGE_SIZE, initrd_size)
     domctl.set_max_memory(hypervisor, domain_id, memory)
     frames = populate(hypervisor, domain_id, layout.pages)
     if most_memory > memory:
@@ -89,18 +82,18 @@ def build_pv(
     )
     info = domctl.domain_info(hypervisor, domain_id)
     assert info is not None, "the domain that is being built has gone"
-    start = _start_info(layout, kernel, built, info.shared_info_frame, domctl.xen_version(hypervisor))
+    start = _start_info(layout, pv, built, info.shared_info_frame, domctl.xen_version(hypervisor))
     start.cmd_line = line
     start.mod_len = initrd_size
-    _load_kernel(hypervisor, domain_id, kernel, layout, frames)
-    _write_boot_pages(hypervisor, domain_id, kernel, layout, frames, start)
+    load_kernel_file(hypervisor, domain_id, kernel.path, pv, frames[layout.kernel.first : layout.kernel.end])
+    _write_boot_pages(hypervisor, domain_id, pv, layout, frames, start)
     if initrd:
-        _load_initrd(hypervisor, domain_id, initrd, frames[layout.initrd.first : layout.initrd.end])
+        load_file(hypervisor, domain_id, initrd, frames[layout.initrd.first : layout.initrd.end])
     _init_shared_info(hypervisor, domain_id, info.shared_info_frame)
     l4_frame = int(frames[layout.tables.first])
     pin_l4_table(hypervisor, domain_id, l4_frame)
-    if kernel.pv.hypercall_page is not None:
-        page = (kernel.pv.hypercall_page - kernel.pv.virtual_base) >> PAGE_SHIFT
+    if pv.hypercall_page is not None:
+        page = (pv.hypercall_page - pv.virtual_base) >> PAGE_SHIFT
         domctl.init_hypercall_page(hypervisor, domain_id, int(frames[page]))
     seed_grants(
         hypervisor,
@@ -111,22 +104,22 @@ def build_pv(
         },
     )
     domctl.set_native_tsc(hypervisor, domain_id)
-    domctl.set_vcpu_context(hypervisor, domain_id, 0, _first_context(kernel, layout, l4_frame))
+    domctl.set_vcpu_context(hypervisor, domain_id, 0, _first_context(pv, layout, l4_frame))
     return built
 
 
 def _start_info(
-    layout: Layout, kernel: KernelImage, built: BuiltDomain, shared_info_frame: int, version: str
+    layout: Layout, kernel: PvKernel, built: BuiltDomain, shared_info_frame: int, version: str
 ) -> StartInfo:
-    base = kernel.pv.virtual_base
+    base = kernel.virtual_base
     flags = SIF_VIRT_P2M_4TOOLS
-    if kernel.pv.initrd_by_frame:
+    if kernel.initrd_by_frame:
         mod_start = layout.initrd.first
         flags |= SIF_MOD_START_PFN
     else:
         mod_start = base + (layout.initrd.first << PAGE_SHIFT)
     p2m_region = layout.p2m
-    mfn_list = base + (p2m_region.first << PAGE_SHIFT) if kernel.pv.p2m_base is None else kernel.pv.p2m_base
+    mfn_list = base + (p2m_region.first << PAGE_SHIFT) if kernel.p2m_base is None else kernel.p2m_base
     short = ".".join(version.split(".")[:2])
     return StartInfo(
         magic=f"xen-{short}-x86_64".encode(),
@@ -141,71 +134,34 @@ def _start_info(
         nr_pt_frames=layout.tables.count,
         mfn_list=mfn_list,
         mod_start=mod_start if layout.initrd.count else 0,
-        first_p2m_pfn=layout.p2m_tables.first if kernel.pv.p2m_base is not None else 0,
-        nr_p2m_frames=layout.p2m_tables.count + layout.p2m.count if kernel.pv.p2m_base is not None else 0,
+        first_p2m_pfn=layout.p2m_tables.first if kernel.p2m_base is not None else 0,
+        nr_p2m_frames=layout.p2m_tables.count + layout.p2m.count if kernel.p2m_base is not None else 0,
     )
-
-
-def _load_kernel(hypervisor: Hypervisor, domain_id: int, kernel: KernelImage, layout: Layout, frames: Frames) -> None:
-    origin = layout.kernel.first << PAGE_SHIFT
-    region = frames[layout.kernel.first : layout.kernel.end]
-    with kernel.path.open("rb") as file, hypervisor.map_frames(domain_id, region) as pages:
-        target = pages.array()
-        filled = 0
-        for segment in sorted(kernel.pv.segments, key=lambda segment: segment.physical):
-            begin = segment.physical - origin
-            end = begin + segment.file_size
-            target[filled:begin] = 0
-            with memoryview(pages.memory)[begin:end] as view:
-                _read_into(file, segment.offset, view, kernel.path)
-            filled = end
-        target[filled:] = 0
-        del target
-
-
-def _load_initrd(hypervisor: Hypervisor, domain_id: int, path: Path, frames: Frames) -> None:
-    with path.open("rb") as file, hypervisor.map_frames(domain_id, frames) as pages:
-        size = os.fstat(file.fileno()).st_size
-        with memoryview(pages.memory)[:size] as view:
-            _read_into(file, 0, view, path)
-        with memoryview(pages.memory)[size:] as rest:
-            rest[:] = bytes(len(rest))
-
-
-def _read_into(file: BinaryIO, offset: int, view: memoryview, path: Path) -> None:
-    """Straight from the file into the domain's pages, without a copy of it in this process."""
-    done = 0
-    while done < len(view):
-        with view[done : done + (1 << 30)] as part:
-            count = os.preadv(file.fileno(), [part], offset + done)
-        if not count:
-            raise InvalidInputError(f"{path} has become shorter while it was read", hint="try again")
-        done += count
 
 
 def _write_boot_pages(
     hypervisor: Hypervisor,
     domain_id: int,
-    kernel: KernelImage,
+    kernel: PvKernel,
     layout: Layout,
     frames: Frames,
     start: StartInfo,
 ) -> None:
-    tables = kernel_tables(layout, kernel.pv.virtual_base, frames)
+    tables = kernel_tables(layout, kernel.virtual_base, frames)
     p2m = np.zeros(layout.p2m.count * PAGE_SIZE // 8, dtype=np.uint64)
     p2m[: layout.pages] = frames
     # Behind its end the list holds INVALID_P2M_ENTRY (~0), not frame 0, which is somebody's.
     p2m[layout.pages :] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-    if kernel.pv.p2m_base is not None:
-        own, index, entry = p2m_tables(layout, kernel.pv.p2m_base, frames)
+    if kernel.p2m_base is not None:
+        own, index, entry = p2m_tables(layout, kernel.p2m_base, frames)
         tables[0][index] = entry
-        _write(
+        write_frames(
             hypervisor,
             domain_id,
             frames[layout.p2m_tables.first : layout.p2m_tables.end],
             own.reshape(-1).view(np.uint8),
         )
-    _write(hypervisor, domain_id, frames[layout.p2m.first : layout.p2m.end], p2m.view(np.uint8))
+    write_frames(hypervisor, domain_id, frames[layout.p2m.first : layout.p2m.end], p2m.view(np.uint8))
     boot = layout.boot
     with hypervisor.map_frames(domain_id, frames[boot.first : boot.end]) as pages:
         target = pages.array()
@@ -217,28 +173,21 @@ def _write_boot_pages(
         del target
 
 
-def _write(hypervisor: Hypervisor, domain_id: int, frames: Frames, source: Bytes) -> None:
-    """Writes bytes to the domain's frames, from the begin of the first, and zeroes what is left of the last."""
-    with hypervisor.map_frames(domain_id, frames) as pages:
-        target = pages.array()
-        target[: len(source)] = source
-        target[len(source) :] = 0
-        del target
-
-
 def _init_shared_info(hypervisor: Hypervisor, domain_id: int, frame: int) -> None:
     shared = SharedInfo()
     for vcpu in range(XEN_LEGACY_MAX_VCPUS):
         shared.vcpu_info[vcpu].evtchn_upcall_mask = 1  # no upcalls before the kernel asks for them
-    _write(hypervisor, domain_id, np.array([frame], dtype=np.uint64), np.frombuffer(bytes(shared), dtype=np.uint8))
+    write_frames(
+        hypervisor, domain_id, np.array([frame], dtype=np.uint64), np.frombuffer(bytes(shared), dtype=np.uint8)
+    )
 
 
-def _first_context(kernel: KernelImage, layout: Layout, l4_frame: int) -> VcpuGuestContext:
-    base = kernel.pv.virtual_base
+def _first_context(kernel: PvKernel, layout: Layout, l4_frame: int) -> VcpuGuestContext:
+    base = kernel.virtual_base
     context = VcpuGuestContext()
     stack_top = base + ((layout.stack + 1) << PAGE_SHIFT)
     registers = context.user_regs
-    registers.rip = kernel.pv.entry
+    registers.rip = kernel.entry
     registers.rsp = stack_top
     registers.rsi = base + (layout.start_info << PAGE_SHIFT)
     registers.rflags = EFLAGS_IF
