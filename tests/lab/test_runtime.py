@@ -165,7 +165,9 @@ def test_root_of_a_user_namespace_is_nobody_in_its_zone(host: Host) -> None:
     arguments = ("-d", "-m", "128M", "--name", "mapped", "--userns", "auto", "-v", "mapped:/data")
     done = host.zonal("run", *arguments, IMAGE, "sh", "-c", script)
     assert done.returncode == 0, done.stderr
-    assert inside(host, "mapped", "stat -c %u:%g /made /data/made; id -u") == ["1:0", "0:0", "0"]
+    assert inside(
+        host, "mapped", 'until [ "$(stat -c %u /made)" = 1 ]; do sleep 0.2; done; stat -c %u:%g /made /data/made; id -u'
+    ) == ["1:0", "0:0", "0"]
     lines = host.zonal("logs", "mapped").stdout.decode().splitlines()
     assert lines[:6] == [" 0 1048576 65536", "0:0", "0:0", "0:0", "0:0", "1"]
     assert lines[6] == "kept"
