@@ -69,6 +69,12 @@ class UnavailableError(ZonalError):
     grpc_code = "UNAVAILABLE"
 
 
+class UnsupportedError(ZonalError):
+    """What cannot be done with zones at all."""
+
+    grpc_code = "UNIMPLEMENTED"
+
+
 class DeadlineError(ZonalError):
     """Something did not answer in its time."""
 

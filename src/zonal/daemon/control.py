@@ -15,6 +15,7 @@ from zonal.daemon.mount_spec import Mounts
 from zonal.daemon.networks import NetworkCalls
 from zonal.daemon.pool import PoolCalls
 from zonal.daemon.registries import RegistryCalls
+from zonal.daemon.requested import RequestedZones
 from zonal.daemon.rpc import Handler, control_handler
 from zonal.daemon.run import RunCall
 from zonal.daemon.services import HostService, ImageService, KernelService, NetworkService, VolumeService
@@ -42,6 +43,12 @@ class Services:
     spool: Path
 
 
+def requested_zones(services: Services) -> RequestedZones:
+    """Makes of requests what they ask for."""
+    mounts = Mounts(services.images, services.volumes)
+    return RequestedZones(services.zones, services.images, mounts, services.networks.networks)
+
+
 def make_control(services: Services, stopping: asyncio.Event, sockets: StreamSockets) -> Handler:
     """The service's handler; once ``stopping`` is set, attached runs end and their zones go on."""
     mounts = Mounts(services.images, services.volumes)
@@ -59,7 +66,7 @@ def make_control(services: Services, stopping: asyncio.Event, sockets: StreamSoc
     return control_handler(
         {
             "Info": InfoCall(services.zones),
-            "Run": RunCall(services.zones, services.images, mounts, services.networks.networks, stopping, sockets),
+            "Run": RunCall(services.zones, requested_zones(services), stopping, sockets),
             "Exec": execs.exec,
             "Attach": execs.attach,
             "GetPool": pool.get,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -48,7 +48,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 def control_handler(calls: Mapping[str, Call]) -> Handler:
     """The service, with ``calls`` by the names of the protocol; each must be there."""
-    service = control_pb2.DESCRIPTOR.services_by_name["Control"]
+    return service_handler(control_pb2.DESCRIPTOR.services_by_name["Control"], calls)
+
+
+def service_handler(service: ServiceDescriptor, calls: Mapping[str, Call]) -> Handler:
+    """Any service, likewise."""
     handlers = {method.name: _method_handler(method, calls[method.name]) for method in service.methods}
     return _untyped_grpc.method_handlers_generic_handler(service.full_name, handlers)
 

@@ -55,7 +55,7 @@ async def serving(services: Services, socket: Path, tls: TlsListener | None = No
         server: grpc.aio.Server = cast("Any", grpc.aio).server(
             handlers=[make_control(services, stopping, sockets)], options=_SERVER_OPTIONS
         )
-        _bind_socket(server, socket)
+        bind_socket(server, socket)
         try:
             if tls:
                 _bind_tls(server, tls)
@@ -110,7 +110,7 @@ def _check_length(socket: Path) -> None:
         )
 
 
-def _bind_socket(server: grpc.aio.Server, socket: Path) -> None:
+def bind_socket(server: grpc.aio.Server, socket: Path) -> None:
     # What a killed zonald left; that none runs is known from the lock.
     socket.unlink(missing_ok=True)
     before = os.umask(0o177)

@@ -1,0 +1,72 @@
+"""What happens to containers and pods, told to whoever follows (GetContainerEvents)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from zonal.cri.api import runtime_pb2 as pb
+from zonal.cri.containers import Containers
+from zonal.cri.pods import Pods
+from zonal.cri.records import CriStore
+from zonal.errors import ResourceExhaustedError
+from zonal.zones.spec import ZoneService
+
+MAX_WAITING: Final = 1000
+"""Events that wait for one follower; who is further behind is dropped, and lists anew."""
+
+
+class Events:
+    """See the module."""
+
+    def __init__(self, store: CriStore, zones: ZoneService, pods: Pods, containers: Containers) -> None:
+        self._store = store
+        self._zones = zones
+        self._pods = pods
+        self._containers = containers
+        self._followers: set[asyncio.Queue[pb.ContainerEventResponse | None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def tell(self, kind: pb.ContainerEventType, container_id: str, pod_id: str) -> None:
+        """Has each follower hear of it."""
+        if self._followers:
+            task = asyncio.create_task(self._tell(kind, container_id, pod_id, time.time_ns()))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def watch(self) -> None:
+        """Tells of ends, which come by themselves; to be cancelled."""
+        async for event in self._zones.events(since_ns=0, until_ns=0):
+            if event.action != "die":
+                continue
+            if (entry := self._store.containers.get(event.zone_id)) is not None:
+                self.tell(pb.CONTAINER_STOPPED_EVENT, entry.id, entry.pod)
+            elif event.zone_id in self._store.pods:
+                self.tell(pb.CONTAINER_STOPPED_EVENT, event.zone_id, event.zone_id)
+
+    async def follow(self) -> AsyncGenerator[pb.ContainerEventResponse]:
+        """Events from now on. Raises ``ResourceExhaustedError`` for a follower that is too slow."""
+        queue: asyncio.Queue[pb.ContainerEventResponse | None] = asyncio.Queue(MAX_WAITING)
+        self._followers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            raise ResourceExhaustedError(f"more than {MAX_WAITING} events were waiting", hint="list, and follow anew")
+        finally:
+            self._followers.discard(queue)
+
+    async def _tell(self, kind: pb.ContainerEventType, container_id: str, pod_id: str, now: int) -> None:
+        event = pb.ContainerEventResponse(container_id=container_id, container_event_type=kind, created_at=now)
+        if (pod := self._store.pods.get(pod_id)) is not None:
+            event.pod_sandbox_status.CopyFrom(await self._pods.status(pod))
+            for each in self._store.containers_of(pod_id):
+                event.containers_statuses.append(await self._containers.status(each))
+        for queue in tuple(self._followers):
+            if queue.full():
+                self._followers.discard(queue)
+                queue.get_nowait()
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(event)

@@ -1,0 +1,115 @@
+"""The CRI's ImageService on the store of images."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import time
+from pathlib import Path
+
+from zonal.cri.api import runtime_pb2 as pb
+from zonal.daemon.services import ImageService
+from zonal.errors import InvalidInputError, NotFoundError
+from zonal.images.image import Image
+from zonal.images.reference import parse
+from zonal.images.skopeo import Access, Login
+
+
+class Images:
+    """See the module."""
+
+    def __init__(self, images: ImageService, folder: Path) -> None:
+        """``folder``: where the store is, for the kubelet to see how full the disk is."""
+        self._images = images
+        self._folder = folder
+
+    def list(self, wanted: pb.ImageFilter) -> list[pb.Image]:
+        """Those that are wanted."""
+        if name := wanted.image.image:
+            found = self.find(name)
+            return [] if found is None else [self.message(found)]
+        return [self.message(each) for each in self._images.list()]
+
+    def find(self, name: str) -> Image | None:
+        """By name or id."""
+        try:
+            return self._images.resolve(name)
+        except NotFoundError:
+            return None
+
+    def status(self, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
+        """Without an image where there is none. Raises ``InvalidInputError`` for what is no name."""
+        if not request.image.image:
+            raise InvalidInputError("no image is named")
+        found = self.find(request.image.image)
+        if found is None:
+            return pb.ImageStatusResponse()
+        info: dict[str, str] = {}
+        if request.verbose:
+            document = json.loads(self._images.read_config(found.id))
+            info["info"] = json.dumps({"chainID": found.chain_id, "imageSpec": document})
+        return pb.ImageStatusResponse(image=self.message(found), info=info)
+
+    async def pull(self, request: pb.PullImageRequest) -> pb.PullImageResponse:
+        """Raises what a registry's answer comes to."""
+        if not request.image.image:
+            raise InvalidInputError("no image is named")
+        pulled = await self._images.pull(request.image.image, Access(_login(request.auth)))
+        return pb.PullImageResponse(image_ref=pulled.image.id)
+
+    def remove(self, name: str) -> None:
+        """All its names; one that is not there is removed already."""
+        if not name:
+            raise InvalidInputError("no image is named")
+        found = self.find(name)
+        if found is not None:
+            self._images.remove(found.id, force=True)
+
+    def usage(self) -> pb.ImageFsInfoResponse:
+        """Bytes and files of the store."""
+        files = sum(len(names) for _, _, names in os.walk(self._folder))
+        usage = pb.FilesystemUsage(
+            timestamp=time.time_ns(),
+            fs_id=pb.FilesystemIdentifier(mountpoint=str(self._folder)),
+            used_bytes=pb.UInt64Value(value=self._images.usage().size),
+            inodes_used=pb.UInt64Value(value=files),
+        )
+        return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
+
+    def message(self, image: Image) -> pb.Image:
+        """One, as the CRI has it."""
+        names = [parse(name) for name in image.references]
+        message = pb.Image(
+            id=image.id,
+            repo_tags=[f"{each.repository}:{each.tag}" for each in names if each.tag],
+            repo_digests=[f"{each.repository}@{each.digest}" for each in names if each.digest],
+            size=image.size,
+            spec=pb.ImageSpec(image=image.id),
+        )
+        user = self._images.config(image.id).user.partition(":")[0]
+        if user.isdecimal():
+            message.uid.value = int(user)
+        elif user:
+            message.username = user
+        return message
+
+
+def _login(auth: pb.AuthConfig) -> Login:
+    """Raises ``InvalidInputError`` for what cannot be one."""
+    if auth.username:
+        return Login(auth.username, auth.password)
+    if auth.identity_token:
+        return Login(identity_token=auth.identity_token)
+    if auth.auth:
+        try:
+            name, colon, password = base64.b64decode(auth.auth, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            colon, name, password = "", "", ""
+        if not colon:
+            raise InvalidInputError("the credentials are not a name and a password in base64")
+        return Login(name, password.rstrip("\0"))
+    if auth.registry_token:
+        raise InvalidInputError("a token for a registry alone is not taken", hint="give a name and a password")
+    return Login()
