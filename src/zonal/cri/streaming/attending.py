@@ -44,6 +44,12 @@ async def attend(connection: Attended, work: Coroutine[Any, Any, None], timeouts
     ``work`` is cancelled when the client goes; a ``ConnectionError`` of its means that it has.
     """
     parted: float | None = None
+    gone = asyncio.Event()
+
+    async def reading() -> None:
+        with contextlib.suppress(ConnectionError):
+            await connection.read_all()
+        gone.set()
 
     async def working() -> None:
         nonlocal parted
@@ -52,32 +58,39 @@ async def attend(connection: Attended, work: Coroutine[Any, Any, None], timeouts
             await connection.finish()
             parted = time.monotonic()
         except ConnectionError:
-            connection.link.abort()
+            gone.set()
 
     async def ticking() -> None:
-        while True:
-            await asyncio.sleep(timeouts.ping)
-            now = time.monotonic()
-            if now - connection.active > timeouts.idle:
-                log.info("a streaming client did nothing for %g s and is hung up on", timeouts.idle)
-                connection.link.abort()
-                return
-            if parted is None:
-                with contextlib.suppress(ConnectionError, TimeoutError):
-                    async with asyncio.timeout(timeouts.ping):
-                        await connection.ping()
-            elif now - parted > timeouts.linger and not connection.link.unsent():
-                # Not before: a socket that is closed with bytes unread takes back what has not arrived yet.
-                connection.link.abort()
-                return
+        while not await _tick(connection, parted, timeouts):
+            pass
+        gone.set()
 
     try:
         async with asyncio.TaskGroup() as group:
-            worker, ticker = group.create_task(working()), group.create_task(ticking())
-            with contextlib.suppress(ConnectionError):
-                await connection.read_all()
-            worker.cancel()
-            ticker.cancel()
+            tasks = [group.create_task(each()) for each in (reading, working, ticking)]
+            await gone.wait()  # a reader that waits for room sees nothing of a client that went
+            for task in tasks:
+                task.cancel()
     finally:
         work.close()  # it may not have begun
         connection.link.abort()
+
+
+async def _tick(connection: Attended, parted: float | None, timeouts: Timeouts) -> bool:
+    """Waits until a ping is due; says whether the client has gone or may go."""
+    await asyncio.sleep(timeouts.ping)
+    now = time.monotonic()
+    if now - connection.active > timeouts.idle:
+        log.info("a streaming client did nothing for %g s and is hung up on", timeouts.idle)
+        return True
+    if parted is not None:
+        # Not before: a socket that is closed with bytes unread takes back what has not arrived yet.
+        return now - parted > timeouts.linger and not connection.link.unsent()
+    try:
+        async with asyncio.timeout(timeouts.ping):
+            await connection.ping()
+    except TimeoutError:
+        pass  # the client reads nothing: that alone is no reason
+    except ConnectionError:
+        return True
+    return False

@@ -56,7 +56,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request:
         parser.receive_data(head)
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise HttpError(HTTPStatus.BAD_REQUEST, f"no HTTP/1.1 request: {error}") from error
+        raise HttpError(HTTPStatus.BAD_REQUEST, "no HTTP/1.1 request") from error
     if not isinstance(event, h11.Request):
         raise HttpError(HTTPStatus.BAD_REQUEST, "no HTTP/1.1 request")
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)

@@ -77,6 +77,7 @@ async def _run(command: Sequence[str], streams: RemoteStreams) -> int:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.communicate()
     return status
 
 
@@ -116,6 +117,7 @@ async def _run_in_terminal(command: Sequence[str], streams: RemoteStreams) -> in
                 helper.cancel()
         return await process.wait()
     finally:
-        os.close(ours)
         if process.returncode is None:
             process.kill()
+            await process.communicate()
+        os.close(ours)
