@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from zonal.cri.streaming.attending import attend
 from zonal.cri.streaming.calls import PortForward, checked_ports
@@ -31,6 +32,8 @@ class _Pair:
 
     error: SpdyStream | None = None
     data: SpdyStream | None = None
+    timer: asyncio.TimerHandle | None = None
+    """Until the other one is there."""
 
 
 class _Forwarding:
@@ -53,7 +56,9 @@ class _Forwarding:
         pair = self._pairs.get(name)
         if pair is None:
             pair = self._pairs[name] = _Pair()
-            asyncio.get_running_loop().call_later(self._timeouts.creation, self._expire, name, pair)
+            expiry = asyncio.get_running_loop().call_later(self._timeouts.creation, self._expire, name, pair)
+            pair.timer = expiry
+            stream.on_lost = partial(self._forget, name, pair)
         if kind == "error" and pair.error is None:
             pair.error = stream
         elif kind == "data" and pair.data is None:
@@ -61,7 +66,7 @@ class _Forwarding:
         else:
             return False
         if pair.error is not None and pair.data is not None:
-            del self._pairs[name]
+            self._forget(name, pair)
             self._complete.put_nowait(pair)
         return True
 
@@ -75,10 +80,15 @@ class _Forwarding:
                 if pair.data is not None:
                     pair.data.on_lost = task.cancel
 
-    def _expire(self, name: str, pair: _Pair) -> None:
+    def _forget(self, name: str, pair: _Pair) -> None:
+        if pair.timer is not None:
+            pair.timer.cancel()
         if self._pairs.get(name) is pair:
             del self._pairs[name]
-            self._lonely.put_nowait(pair)
+
+    def _expire(self, name: str, pair: _Pair) -> None:
+        self._forget(name, pair)
+        self._lonely.put_nowait(pair)
 
     async def _end_lonely(self) -> None:
         while True:

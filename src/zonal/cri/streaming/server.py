@@ -48,7 +48,7 @@ class StreamingServer:
         self._tokens: Tokens[Call] = tokens or Tokens()
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
-        self._unclaimed = 0
+        self._unclaimed: dict[asyncio.StreamWriter, None] = {}  # the oldest first
 
     @property
     def port(self) -> int:
@@ -108,7 +108,7 @@ class StreamingServer:
         self._clients.add(task)
         try:
             await self._answer(reader, writer)
-        except (ConnectionError, EOFError, TimeoutError):
+        except (OSError, EOFError):
             pass  # the client has gone, or has said nothing
         except asyncio.CancelledError:
             pass  # the server closes; nobody waits for this task
@@ -119,10 +119,12 @@ class StreamingServer:
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._unclaimed >= MAX_UNCLAIMED:
-            log.warning("%d streaming clients have not named a URL yet: one more is turned away", MAX_UNCLAIMED)
-            return
-        self._unclaimed += 1
+        if len(self._unclaimed) >= MAX_UNCLAIMED:
+            log.warning("%d streaming clients have not named a URL yet: the oldest is hung up on", MAX_UNCLAIMED)
+            oldest = next(iter(self._unclaimed))
+            del self._unclaimed[oldest]
+            oldest.transport.abort()
+        self._unclaimed[writer] = None
         try:
             async with asyncio.timeout(self._timeouts.head):
                 request = await read_request(reader)
@@ -139,7 +141,7 @@ class StreamingServer:
                         pass  # a socket closed with bytes unread would take the answer back
             return
         finally:
-            self._unclaimed -= 1
+            self._unclaimed.pop(writer, None)
         socket = writer.get_extra_info("socket")
         socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:

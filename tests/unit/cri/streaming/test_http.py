@@ -12,7 +12,7 @@ from tests.unit.cri.streaming.local_handler import LocalHandler
 from tests.unit.cri.streaming.spdy_client import upgrade
 from zonal.cri.api import runtime_pb2 as pb
 from zonal.cri.streaming.link import Timeouts
-from zonal.cri.streaming.server import StreamingServer
+from zonal.cri.streaming.server import MAX_UNCLAIMED, StreamingServer
 
 WEBSOCKET = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 
@@ -117,6 +117,15 @@ async def test_a_client_that_says_nothing_is_hung_up_on(handler: LocalHandler) -
         with contextlib.suppress(ConnectionError):
             assert await reader.read(-1) == b""
         writer.close()
+
+
+async def test_clients_that_say_nothing_keep_no_one_out(server: StreamingServer) -> None:
+    silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(MAX_UNCLAIMED + 5)]
+    assert " 101 " in await answer(exec_url(server, "true"), "SPDY/3.1")
+    with contextlib.suppress(ConnectionError):
+        assert await silent[0][0].read() == b""
+    for _, writer in silent:
+        writer.transport.abort()
 
 
 async def test_closing_the_server_ends_its_clients(handler: LocalHandler) -> None:

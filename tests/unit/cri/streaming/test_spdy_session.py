@@ -249,6 +249,20 @@ async def test_half_a_pair_is_given_up(handler: LocalHandler) -> None:
         client.close()
 
 
+async def test_a_pair_that_the_client_takes_back_is_forgotten(server: StreamingServer) -> None:
+    url = server.port_forward_url(pb.PortForwardRequest(pod_sandbox_id="here"))
+    client = await SpdyClient.connect(url, "portforward.k8s.io")
+    for number in range(1, 4 * MAX_STREAMS, 2):
+        client.open(number, streamtype="error", requestid="again", port="80")
+        client.send(reset_frame(number, ResetStatus.CANCEL))
+        await client.writer.drain()
+    client.send(ping_frame(1))
+    while Ping(1) not in client.incoming:
+        assert await client.receive()
+    assert client.reset == {}
+    client.close()
+
+
 async def test_an_idle_client_is_hung_up_on(handler: LocalHandler) -> None:
     async with StreamingServer(handler, timeouts=Timeouts(idle=0.2, ping=0.05)) as server:
         client = await begin(server, "sleep", "1000")
