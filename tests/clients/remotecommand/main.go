@@ -2,9 +2,11 @@
 //
 //	remotecommand exec [-websocket] [-protocols a,b] [-tty] [-size 80x24] [-no-stdin] [-no-stdout] [-no-stderr] URL
 //	remotecommand forward [-websocket] URL PORT...
+//	remotecommand proxy HOST:PORT
 //
 // exec joins its own standard streams to the command's and ends with its status, or with 125 after a sentence on
 // standard error. forward prints "FROM TO" for each port once it listens, and goes on until its standard input ends.
+// proxy does the same with one port, through which it hands requests on to HOST:PORT as a kubelet does.
 package main
 
 import (
@@ -13,11 +15,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -34,6 +38,8 @@ func main() {
 		execute(os.Args[2:])
 	case "forward":
 		forward(os.Args[2:])
+	case "proxy":
+		serveProxy(os.Args[2])
 	default:
 		fail(fmt.Errorf("no such verb: %s", os.Args[1]))
 	}
@@ -173,4 +179,23 @@ func forwarderFor(
 	}
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, address)
 	return portforward.NewOnAddresses(dialer, hosts, ports, stop, ready, io.Discard, os.Stderr)
+}
+
+type complain struct{}
+
+func (complain) Error(writer http.ResponseWriter, _ *http.Request, err error) {
+	http.Error(writer, err.Error(), http.StatusInternalServerError)
+}
+
+func serveProxy(target string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fail(err)
+	}
+	fmt.Println(listener.Addr().(*net.TCPAddr).Port, target)
+	go http.Serve(listener, http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
+		location := &url.URL{Scheme: "http", Host: target, Path: request.URL.Path}
+		proxy.NewUpgradeAwareHandler(location, nil, false, true, complain{}).ServeHTTP(writer, request)
+	}))
+	io.Copy(io.Discard, os.Stdin)
 }
