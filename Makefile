@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := src/zonal/api/control.proto src/zonal/cri/api/runtime.proto
 STUBS := $(foreach proto,$(PROTOS:.proto=),$(proto)_pb2.py $(proto)_pb2_grpc.py $(proto)_pb2.pyi)
 
-.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-simulation soak setup setup-dev clean
+.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-simulation bench-streaming soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -51,6 +51,10 @@ bench-service: setup
 # zonald on a stand-in for Xen, up to 2,000 zones: no Xen, no lab, no root; a quarter of an hour.
 bench-simulation: setup
 	$(BIN)/python -m benchmarks.simulation $(BENCH)
+
+# A command's output through the CRI's streaming server to Kubernetes' own client: no Xen, no lab; needs Go.
+bench-streaming: setup
+	$(BIN)/python -m benchmarks.streaming
 
 # 500 runs one after another, and nothing may be left of any of them; ten minutes of pulls, runs and prunes at once.
 soak: setup-dev
