@@ -15,9 +15,7 @@ from zonal.zones.seccomp import MAX_PROFILE, UNCONFINED
 _SHARES = range(2, 262145)
 
 
-def container_request(
-    config: pb.ContainerConfig, pod: pb.PodSandboxConfig, pod_id: str, image: str
-) -> control.RunSpec:
+def container_request(config: pb.ContainerConfig, pod: pb.PodSandboxConfig, pod_id: str, image: str) -> control.RunSpec:
     """The workload; ``image`` is the id of its image. Raises ``InvalidInputError`` and others that a user causes."""
     if not config.HasField("metadata") or not config.metadata.name:
         raise InvalidInputError("a container needs metadata with a name")

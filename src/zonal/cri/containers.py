@@ -67,9 +67,7 @@ class Containers:
             wanted = container_request(config, pod.config, pod.id, image.id)
             spec = await self._requested.resolve(wanted)
             directory = request.sandbox_config.log_directory or pod.config.log_directory
-            entry = ContainerEntry(
-                spec.id, pod.id, config, image.id, image.id, log_path(directory, config.log_path)
-            )
+            entry = ContainerEntry(spec.id, pod.id, config, image.id, image.id, log_path(directory, config.log_path))
             self._store.put_container(entry)
             try:
                 await self._requested.named(spec, wanted, self._zones.create)

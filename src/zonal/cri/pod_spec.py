@@ -109,6 +109,4 @@ def _network(config: pb.PodSandboxConfig) -> control.NetworkOptions:
                     host_ip=each.host_ip, host_port=each.host_port, zone_port=each.container_port, protocol=protocol
                 )
             )
-    return control.NetworkOptions(
-        ports=ports, dns=dns.servers, dns_search=dns.searches, dns_options=dns.options
-    )
+    return control.NetworkOptions(ports=ports, dns=dns.servers, dns_search=dns.searches, dns_options=dns.options)

@@ -31,8 +31,8 @@ class Pods:
     async def run(self, config: pb.PodSandboxConfig, handler: str) -> PodEntry:
         """A sandbox that is ready. The same one for the same request, as long as it is ready.
 
-        Raises ``InvalidInputError``, ``UnsupportedError``, ``AlreadyExistsError``, and what making a zone raises; nothing
-        is left then, nor when the call is cancelled.
+        Raises ``InvalidInputError``, ``UnsupportedError``, ``AlreadyExistsError``, and what making a zone raises;
+        nothing is left then, nor when the call is cancelled.
         """
         check_metadata(config)
         check_handler(handler)

@@ -79,7 +79,8 @@ class CriStore:
             "SELECT id, pod, config, image_id, image_ref, log_path, made FROM containers ORDER BY rowid"
         ):
             config = pb.ContainerConfig.FromString(row[2])
-            store.containers[row[0]] = ContainerEntry(row[0], row[1], config, *row[3:6], bool(row[6]))
+            image_id, image_ref, log_path, made = row[3:]
+            store.containers[row[0]] = ContainerEntry(row[0], row[1], config, image_id, image_ref, log_path, bool(made))
         return store
 
     def close(self) -> None:

@@ -33,6 +33,8 @@ log = logging.getLogger("zonald")
 PRIVCMD = Path("/dev/xen/privcmd")
 DEFAULT_SOCKET = Path("/run/zonal/zonald.sock")
 DEFAULT_STATE = Path("/var/lib/zonal")
+CRI_VARIABLE = "ZONALD_CRI_SOCKET"
+CRI_SOCKET = "cri.sock"
 DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
@@ -43,6 +45,9 @@ VIRT_VARIABLE = "ZONALD_VIRT"
 SPOOL = "spool"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+
+Beside = Callable[["Services", "Config"], AbstractAsyncContextManager[None]]
+"""What is served beside the control API, for as long as the block lasts."""
 
 ServicesOpener = Callable[["Config"], "AbstractAsyncContextManager[Services]"]
 """Opens the services on the state folder of a configuration, for as long as the block lasts."""
@@ -61,11 +66,13 @@ class Config:
     """Where figures for Prometheus are to be had; nowhere by default."""
     reserve: int = DEFAULT_RESERVE
     """Bytes of the machine's memory that zones do not get."""
+    cri: Path | None = None
+    """Socket for a kubelet; none: it is not served."""
     virt: str = "auto"
     """How zones are virtualised where nobody says: "pv", "pvh", or "auto", which is what the machine has."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, beside: Beside | None = None) -> None:
     """The ``zonald`` command; exits with 0 after SIGTERM or SIGINT, and with 1 when it cannot run."""
     options = _parse(arguments)
     log_to_stderr(options.log_level)
@@ -79,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_xen()
         from zonal.daemon.wiring import open_services
 
-        asyncio.run(serve(config, open_services))
+        asyncio.run(serve(config, open_services, beside))
     except ZonalError as error:
         print(f"zonald: {error.message}", file=sys.stderr)
         if error.hint:
@@ -87,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-async def serve(config: Config, open_services: ServicesOpener) -> None:
+async def serve(config: Config, open_services: ServicesOpener, beside: Beside | None = None) -> None:
     """Serves until SIGTERM or SIGINT. Raises ``ZonalError`` when it cannot."""
     from zonal.daemon.server import only_instance, prepare_folder, serving
 
@@ -106,6 +113,8 @@ async def serve(config: Config, open_services: ServicesOpener) -> None:
             from zonal.daemon.metrics import serving_metrics  # 5 MiB that most have no use for
 
             await stack.enter_async_context(serving_metrics(services, config.metrics, config.state))
+        if beside is not None:
+            await stack.enter_async_context(beside(services, config))
         await stack.enter_async_context(serving(services, config.socket, config.tls))
         log.info("ready on %s", config.socket)
         notify("READY=1")
@@ -165,6 +174,7 @@ def _config(options: argparse.Namespace) -> Config:
         metrics=_metrics(options.metrics),
         reserve=_reserve(options.reserve_memory),
         virt=_virt(options.virt),
+        cri=_cri(options),
     )
 
 
@@ -183,6 +193,13 @@ def _reserve(text: str) -> int:
             f"--reserve-memory {text!r} is not a size", hint=f"such as 64M or 1G; or set {RESERVE_VARIABLE} to it"
         )
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2]]
+
+
+def _cri(options: argparse.Namespace) -> Path | None:
+    """Beside the control API's socket, unless another one is named, or none."""
+    if options.cri_socket is None:
+        return options.socket.absolute().with_name(CRI_SOCKET)
+    return Path(options.cri_socket).absolute() if options.cri_socket else None
 
 
 def _virt(text: str) -> str:
@@ -229,6 +246,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SIZE",
         default=os.environ.get(RESERVE_VARIABLE) or f"{DEFAULT_RESERVE >> 20}M",
         help="memory that zones do not get (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cri-socket",
+        metavar="PATH",
+        default=os.environ.get(CRI_VARIABLE),
+        help=f"unix socket for a kubelet; empty for none (default: {CRI_SOCKET} beside --socket)",
     )
     parser.add_argument(
         "--virt",

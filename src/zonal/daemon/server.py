@@ -111,6 +111,8 @@ def _check_length(socket: Path) -> None:
 
 
 def bind_socket(server: grpc.aio.Server, socket: Path) -> None:
+    """Has it listen on a unix socket that only we can connect to. Raises ``ZonalError``."""
+    _check_length(socket)
     # What a killed zonald left; that none runs is known from the lock.
     socket.unlink(missing_ok=True)
     before = os.umask(0o177)

@@ -111,7 +111,7 @@ Environment=LANG=C.UTF-8
 # What the processor has for virtual machines is emulated as well, and slower than doing without.
 Environment=ZONALD_VIRT=pv
 ExecStart=
-ExecStart=/usr/bin/python3 -m zonal.daemon.main --listen-tls 0.0.0.0:{ZONALD_PORT} --tls-dir {TLS}
+ExecStart=/usr/bin/python3 -m zonal.zonald --listen-tls 0.0.0.0:{ZONALD_PORT} --tls-dir {TLS}
 # Opening the second port of the lab's virtio-serial controller raises an event outside.
 ExecStopPost=-/bin/sh -c '[ "$$SERVICE_RESULT" = success ] || : > $$(echo /dev/vport*p2)'
 StandardOutput=journal+console
