@@ -99,7 +99,8 @@ class SocketLink:
 class Inflow:
     """Bytes of one stream on their way from the client to the one reader of them.
 
-    ``released`` is told of the bytes that are held no more; ``taken``, which may wait, of those that the reader took.
+    ``released`` is told of the bytes that are held no more; ``taken``, which may wait, of those that the reader took,
+    when it comes for more.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Inflow:
         self._released = released
         self._taken = taken
         self._bytes = bytearray()
+        self._done = 0
         self._ended = False
         self._came = asyncio.Event()
         self._changed = asyncio.Event()
@@ -147,16 +149,19 @@ class Inflow:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._done and self._taken is not None:
+            done, self._done = self._done, 0
+            with contextlib.suppress(ConnectionError):  # what came before the client went is still good
+                await self._taken(done)
         while not self._bytes:
             if self._ended:
                 raise StopAsyncIteration
             self._came.clear()
             await self._came.wait()
+        # Nothing is waited for from here on: whoever gives up waiting loses nothing.
         data = bytes(self._bytes)
+        self._done = len(data)
         self._clear()
-        if self._taken is not None:
-            with contextlib.suppress(ConnectionError):  # what came before the client went is still good
-                await self._taken(len(data))
         return data
 
     def _clear(self) -> None:

@@ -22,6 +22,7 @@ from zonal.cri.streaming.spdy_frames import (
     Ping,
     ResetStatus,
     Settings,
+    WindowUpdate,
     control_frame,
     data_frame,
     go_away_frame,
@@ -102,6 +103,31 @@ async def test_the_window_of_the_session_is_kept_to(server: StreamingServer) -> 
     client.send(window_update_frame(0, 1 << 20))
     await client.receive_all()
     assert len(client.data[STDOUT]) == 300000
+    client.close()
+
+
+async def test_a_client_that_keeps_to_our_windows_gets_on(server: StreamingServer) -> None:
+    size = 80 << 20  # more than the session's window too
+    client = await begin(server, "wc", "-c")
+    windows: dict[int, int] = {0: 64 << 10, STDIN: 64 << 10}
+    sent = seen = 0
+    while sent < size:
+        for frame in client.incoming[seen:]:
+            if isinstance(frame, WindowUpdate):
+                windows[frame.stream] += frame.delta
+            elif isinstance(frame, Settings) and frame.initial_window is not None:
+                windows[STDIN] += frame.initial_window - (64 << 10)
+        seen = len(client.incoming)
+        allowed = min(*windows.values(), size - sent)
+        if not allowed:
+            assert await client.receive()
+            continue
+        client.send(data_frame(STDIN, bytes(allowed), fin=sent + allowed == size))
+        await client.writer.drain()
+        sent += allowed
+        windows = {stream: window - allowed for stream, window in windows.items()}
+    await client.receive_all()
+    assert int(client.data[STDOUT]) == size
     client.close()
 
 
