@@ -175,7 +175,7 @@ async def test_a_name_in_use_is_refused_and_a_made_up_one_is_made_anew(
         await client.run(spec("true", name="mine"))
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
     names = iter(["mine", "mine", "other"])
-    monkeypatch.setattr("zonal.daemon.run.make_name", lambda: next(names))
+    monkeypatch.setattr("zonal.daemon.requested.make_name", lambda: next(names))
     assert (await client.run(spec("true")))[0].started.name == "other"
 
 
