@@ -135,9 +135,7 @@ class OtherRuntime:
             data = await self.ask(RUNTIME_SERVICE, "ListContainers", request)
             found = cri.ListContainersResponse.FromString(data).containers if data else ()
         if data is None:
-            raise UnavailableError(
-                f"{kind} {key[:80]} is not Zonal's, and the runtime that may know it does not answer: {self.trouble}"
-            )
+            raise UnavailableError(f"{kind} {key[:80]} is not Zonal's, and nobody else can be asked: {self.trouble}")
         return next((each.id for each in found if each.id.startswith(key)), None)
 
     def describe(self, error: grpc.aio.AioRpcError) -> str:
@@ -146,6 +144,8 @@ class OtherRuntime:
         if len(details) > MAX_ERROR:
             details = f"{details[: MAX_ERROR // 2]} … {details[-MAX_ERROR // 2 :]}"
         if error.code() == grpc.StatusCode.UNAVAILABLE:
+            if details.startswith("failed to connect"):
+                details = details.rpartition("error: ")[2]  # what the system said, without gRPC's addresses
             return f"the runtime at {self.socket} does not answer: {details}"
         if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the runtime at {self.socket} did not answer in time"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from zonal.cri.api import runtime_pb2 as cri
+from zonal.errors import InvalidInputError
 
 OUR_HANDLERS = frozenset({"", "zonal", "edera"})
 """The handlers of RuntimeClasses that mean a zone; ``""`` is that of pods which name no RuntimeClass."""
 MAX_REMEMBERED = 65536
 """Ids and pods of ours that are remembered; one that is forgotten is looked up again."""
+_HANDLER = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -46,6 +49,20 @@ class RoutingRule:
         if handler not in self.handlers:
             return False
         return bool(handler) or not shares_host(config)
+
+
+def parse_handlers(text: str) -> frozenset[str]:
+    """Handlers of ours as an option names them: ``zonal,edera``, with ``,`` alone or an empty one for ``""``.
+
+    Raises ``InvalidInputError`` for what is no name of a handler (a DNS label, RuntimeClass's ``handler``).
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name and not _HANDLER.fullmatch(name):
+            raise InvalidInputError(
+                f"{name!r} is not a RuntimeClass's handler", hint="lower-case letters, digits and -, at most 63"
+            )
+    return frozenset(names)
 
 
 def shares_host(config: cri.PodSandboxConfig) -> bool:

@@ -60,6 +60,7 @@ FOR_TESTS = (
     Requirement("iproute2", "ip"),
     Requirement("iptables", "iptables"),
     Requirement("nftables", "nft"),
+    Requirement("containerd", "containerd"),
 )
 """Needed besides by the tests: peers to compare with, and the headers that layouts are checked against."""
 

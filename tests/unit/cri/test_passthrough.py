@@ -16,7 +16,8 @@ from tests.unit.cri.memory_runtime import CriClient, MemoryRuntime, plain_handle
 from zonal.cri import other_runtime
 from zonal.cri.api import runtime_pb2 as cri
 from zonal.cri.passthrough import passing_through
-from zonal.cri.routes import RoutingRule
+from zonal.cri.routes import OUR_HANDLERS, RoutingRule, parse_handlers
+from zonal.errors import InvalidInputError
 
 HOST_NETWORK = cri.NamespaceOption(network=cri.NODE)
 
@@ -373,3 +374,11 @@ async def test_without_the_other_from_the_beginning(tmp_path: Path) -> None:
     assert await node.sandboxes() == [mine]
     await node.client.close()
     await node.shut()
+
+
+def test_handlers_of_an_option() -> None:
+    assert parse_handlers(",zonal,edera") == OUR_HANDLERS
+    assert parse_handlers("zonal, edera") == {"zonal", "edera"}
+    for text in ("Zonal", "a b", "-x", "x" * 64, "zonal,é"):
+        with pytest.raises(InvalidInputError, match="is not a RuntimeClass's handler"):
+            parse_handlers(text)
