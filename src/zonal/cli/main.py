@@ -58,6 +58,7 @@ _COMMANDS = {
     "volume": ("zonal.cli.volume:volume", "Volumes: create, list, remove."),
     "network": ("zonal.cli.network:network", "Networks: create, list, remove."),
     "kernel": ("zonal.cli.kernel:kernel", "Kernels: import, list."),
+    "k8s": ("zonal.cli.k8s:k8s", "A Kubernetes node whose pods are zones: install, uninstall, status."),
     "lab": ("zonal.cli.lab:lab", "The lab: a Xen host in QEMU, for machines without Xen."),
     "host": ("zonal.cli.host:host_group", "The Xen host: info, its console, what is wrong with it."),
     "info": ("zonal.cli.info:info", "Show what zonald and its machine are."),

@@ -1,0 +1,1 @@
+"""Setting up a Kubernetes node: the files by which a kubelet finds Zonal, and taking them back."""
