@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -19,7 +19,6 @@ from zonal.cri.own_calls import calls_of, methods
 from zonal.daemon.rpc import Call, Context, Handler
 from zonal.errors import NotFoundError, WrongStateError
 
-Reply = TypeVar("Reply", bound=Message)
 Images = dict[str, cri.Image]
 
 _grpc = cast("Any", grpc)
@@ -239,32 +238,3 @@ def _answering(call: Call) -> Call:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
 
     return answering
-
-
-class CriClient:
-    """A client of both services on a unix socket, with the messages of this version."""
-
-    def __init__(self, socket: Path) -> None:
-        self._channel = cast("Any", grpc.aio).insecure_channel(
-            f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)]
-        )
-        self._methods = {method.name: method for method in methods()}
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def raw(self, name: str, request: bytes) -> bytes:
-        service = self._methods[name].containing_service.full_name
-        reply: bytes = await self._channel.unary_unary(f"/{service}/{name}")(request, timeout=60, wait_for_ready=True)
-        return reply
-
-    async def call(self, name: str, request: Message, reply: type[Reply]) -> Reply:
-        return reply.FromString(await self.raw(name, request.SerializeToString()))
-
-    def stream(self, name: str, request: Message) -> Any:
-        method = self._methods[name]
-        opened = self._channel.unary_stream(
-            f"/{method.containing_service.full_name}/{name}",
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )
-        return opened(request.SerializeToString(), timeout=60)

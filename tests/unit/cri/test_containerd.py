@@ -14,7 +14,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from tests.unit.cri.memory_runtime import CriClient, MemoryRuntime, serving
+from tests.kube.client import CriClient
+from tests.unit.cri.memory_runtime import MemoryRuntime, serving
 from tests.unit.images.registry import Registry, registry
 from tests.unit.images.tarballs import OciLayout, configuration, file, tarball
 from zonal.cri.api import runtime_pb2 as cri

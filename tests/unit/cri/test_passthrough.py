@@ -12,7 +12,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from tests.unit.cri.memory_runtime import CriClient, MemoryRuntime, plain_handlers, serving
+from tests.kube.client import CriClient
+from tests.unit.cri.memory_runtime import MemoryRuntime, plain_handlers, serving
 from zonal.cri import other_runtime
 from zonal.cri.api import runtime_pb2 as cri
 from zonal.cri.passthrough import passing_through
