@@ -99,8 +99,12 @@ class Volumes:
 
     def _own(self, place: Path) -> None:
         """Gives a volume to the pod's ``fsGroup``: its files, and those that are made in it."""
-        group: int | None = self._pod.spec.get("securityContext", {}).get("fsGroup")
+        security: Document = self._pod.spec.get("securityContext", {})
+        group: int | None = security.get("fsGroup")
         if group is None:
+            return
+        root = place.stat()
+        if security.get("fsGroupChangePolicy") == "OnRootMismatch" and root.st_gid == group and root.st_mode & 0o2000:
             return
         for path in (place, *place.rglob("*")):
             os.chown(path, -1, group, follow_symlinks=False)
