@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from zonal.cri.api import runtime_pb2
 from zonal.daemon.rpc import Call, Context
-from zonal.errors import InvalidInputError, ZonalError
+from zonal.errors import InvalidInputError, UnsupportedError
 
 Wanted = TypeVar("Wanted", bound=Message)
 Write = Callable[[bytes], Awaitable[None]]
@@ -44,12 +44,6 @@ def decode(wanted: type[Wanted], data: bytes) -> Wanted:
         return wanted.FromString(data)
     except DecodeError as error:
         raise InvalidInputError(f"the request is no {wanted.__name__}") from error
-
-
-class NotImplementedCallError(ZonalError):
-    """A call of the CRI that we do not have."""
-
-    grpc_code = "UNIMPLEMENTED"
 
 
 class OwnCalls:
@@ -85,7 +79,7 @@ class OwnCalls:
 
     def _call(self, name: str) -> Call:
         if name not in self._calls:
-            raise NotImplementedCallError(f"Zonal has no {name}")
+            raise UnsupportedError(f"Zonal has no {name}")
         return self._calls[name]
 
     def _request(self, name: str, request: bytes | Message) -> Message:
