@@ -17,8 +17,10 @@ from zonal.cri.containers import Containers
 from zonal.cri.events import Events
 from zonal.cri.images import Images
 from zonal.cri.logs import ContainerLogs
+from zonal.cri.passthrough import passing_through
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
+from zonal.cri.routes import RoutingRule
 from zonal.cri.streaming.server import StreamingServer
 from zonal.cri.streams import Streams
 from zonal.daemon.control import Services, requested_zones
@@ -34,8 +36,13 @@ _OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 
 
 
 @asynccontextmanager
-async def serving_cri(services: Services, socket: Path, state: Path) -> AsyncGenerator[None]:
-    """Serves both services within the block. Raises ``ZonalError`` when it cannot listen there."""
+async def serving_cri(
+    services: Services, socket: Path, state: Path, fallback: Path | None = None, rule: RoutingRule | None = None
+) -> AsyncGenerator[None]:
+    """Serves both services within the block. Raises ``ZonalError`` when it cannot listen there.
+
+    With ``fallback``, the socket of another runtime, pods that are not ours by ``rule`` are handed on to that.
+    """
     async with AsyncExitStack() as stack:
         store = CriStore.open(state / STORE)
         stack.callback(store.close)
@@ -53,7 +60,11 @@ async def serving_cri(services: Services, socket: Path, state: Path) -> AsyncGen
         streaming = await stack.enter_async_context(StreamingServer(Streams(store, zones, pods)))
         images = Images(services.images, state / "images")
         calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming))
-        server: grpc.aio.Server = cast("Any", grpc.aio).server(handlers=handlers(calls), options=_OPTIONS)
+        if fallback is None:
+            served = handlers(calls)
+        else:
+            served = await stack.enter_async_context(passing_through(calls, fallback, rule))
+        server: grpc.aio.Server = cast("Any", grpc.aio).server(handlers=served, options=_OPTIONS)
         bind_socket(server, socket)
         stack.callback(socket.unlink, missing_ok=True)
         await server.start()
