@@ -1,4 +1,4 @@
-"""``make conformance``: builds critest and its images, runs it on zonald's socket in the lab, and judges the outcome."""
+"""``make conformance``: builds critest and its images, runs it on zonald's socket in the lab, and judges it."""
 
 from __future__ import annotations
 
