@@ -12,9 +12,12 @@ from zonal.cri.containers import Containers
 from zonal.cri.events import Events
 from zonal.cri.execution import exec_sync
 from zonal.cri.images import Images
+from zonal.cri.measure_calls import measure_calls
+from zonal.cri.metrics import Metrics
 from zonal.cri.pod_spec import HANDLERS
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
+from zonal.cri.stats import Stats
 from zonal.cri.streaming.server import StreamingServer
 from zonal.daemon.rpc import Call, Context
 from zonal.errors import UnsupportedError
@@ -41,12 +44,15 @@ class Parts:
     images: Images
     events: Events
     streaming: StreamingServer
+    stats: Stats
+    metrics: Metrics
 
 
 def cri_calls(parts: Parts) -> dict[str, Call]:
     """Every call of both services; those that make no sense for zones are refused with their reason."""
     calls: dict[str, Call] = {**_pod_calls(parts), **_container_calls(parts), **_image_calls(parts)}
     calls |= {**_list_calls(parts), **_stream_calls(parts), **_own_calls()}
+    calls |= measure_calls(parts.stats, parts.metrics)
     for service in pb.DESCRIPTOR.services_by_name.values():
         for method in service.methods:
             calls.setdefault(method.name, _refusing(method.name))

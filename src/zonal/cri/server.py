@@ -17,8 +17,10 @@ from zonal.cri.containers import Containers
 from zonal.cri.events import Events
 from zonal.cri.images import Images
 from zonal.cri.logs import ContainerLogs
+from zonal.cri.metrics import Metrics
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
+from zonal.cri.stats import Stats
 from zonal.cri.streaming.server import StreamingServer
 from zonal.cri.streams import Streams
 from zonal.daemon.control import Services, requested_zones
@@ -52,7 +54,9 @@ async def serving_cri(services: Services, socket: Path, state: Path) -> AsyncGen
         stack.callback(watching.cancel)
         streaming = await stack.enter_async_context(StreamingServer(Streams(store, zones, pods)))
         images = Images(services.images, state / "images")
-        calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming))
+        stats = Stats(store, zones, state)
+        metrics = Metrics(store, zones, stats)
+        calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming, stats, metrics))
         server: grpc.aio.Server = cast("Any", grpc.aio).server(handlers=handlers(calls), options=_OPTIONS)
         bind_socket(server, socket)
         stack.callback(socket.unlink, missing_ok=True)
