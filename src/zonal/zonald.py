@@ -22,9 +22,11 @@ async def _beside(services: Services, config: daemon.Config) -> AsyncGenerator[N
     if config.cri is None:
         yield
         return
+    from zonal.cri.routes import RoutingRule, parse_handlers
     from zonal.cri.server import serving_cri
 
-    async with serving_cri(services, config.cri, config.state):
+    rule = RoutingRule(parse_handlers(config.cri_handlers))
+    async with serving_cri(services, config.cri, config.state, config.cri_fallback, rule):
         yield
 
 

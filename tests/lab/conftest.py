@@ -31,7 +31,7 @@ from zonal.lab.wheels import fetch_command, pinned
 
 PROJECT = Path(__file__).parents[2]
 COMMAND_SECONDS = 600
-HOST_TEST_PACKAGES = ("pytest", "pytest-asyncio", "hypothesis", "cbor2")
+HOST_TEST_PACKAGES = ("pytest", "pytest-asyncio", "hypothesis", "cbor2", "pyyaml")
 HOST_TEST_LIB = "/opt/zonal/test-lib"
 HOST_TEST_FOLDER = "/opt/zonal/tests"
 _BEGUN = pytest.StashKey[float]()
@@ -156,7 +156,7 @@ class Lab:
         finally:
             os.close(process)
 
-    def host_pytest(self, *arguments: str) -> Result:
+    def host_pytest(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
         """Runs pytest with ``arguments`` (paths as in the project) in the host, on the tests as they are now."""
         with tempfile.TemporaryDirectory() as folder:
             pins = pinned(HOST_TEST_PACKAGES)
@@ -170,7 +170,8 @@ class Lab:
         self.shell(f"cat > {HOST_TEST_FOLDER}/pyproject.toml", settings).check()
         path = ":".join((SOURCE, LIB, HOST_TEST_LIB))
         quoted = " ".join(f"'{argument}'" for argument in arguments)
-        return self.shell(f"cd {HOST_TEST_FOLDER} && PYTHONPATH={path} python3 -m pytest {quoted}", seconds=1800)
+        variables = " ".join(f"{name}='{value}'" for name, value in {"PYTHONPATH": path, **(env or {})}.items())
+        return self.shell(f"cd {HOST_TEST_FOLDER} && {variables} python3 -m pytest {quoted}", seconds=1800)
 
     def push(self, folder: Path, target: str) -> None:
         """Puts a copy of ``folder`` in the place of ``target`` in the host."""

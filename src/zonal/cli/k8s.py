@@ -35,7 +35,7 @@ def k8s() -> None:
 @click.option("--socket", default="/run/zonal/cri.sock", show_default=True, help="Where zonald serves the kubelet.")
 @click.option("--fallback", default="", metavar="SOCKET", help="Of another runtime, for pods that are no zones.")
 @click.option("--pod-cidr", multiple=True, metavar="RANGE", help="Of pods' addresses, where there is no CNI network.")
-@click.option("--overhead-memory", default="48Mi", show_default=True, help="That a zone costs beside its pod.")
+@click.option("--overhead-memory", default="128Mi", show_default=True, help="That a zone costs beside its pod.")
 @click.option("--overhead-cpu", default="50m", show_default=True, help="That a zone costs beside its pod.")
 @click.option(
     "--kubelet-way",

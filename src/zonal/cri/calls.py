@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,7 +212,7 @@ def _image_calls(parts: Parts) -> dict[str, Call]:
         return pb.RemoveImageResponse()
 
     async def usage(_request: pb.ImageFsInfoRequest, _: Context) -> pb.ImageFsInfoResponse:
-        return await asyncio.to_thread(images.usage)
+        return await images.usage()
 
     return {
         "ListImages": listed,

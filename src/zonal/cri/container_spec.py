@@ -24,7 +24,10 @@ def container_request(config: pb.ContainerConfig, pod: pb.PodSandboxConfig, pod_
         image=image,
         name=zone_name(config.metadata.name),
         zone=pod_id,
-        env=[f"{each.key}={each.value.decode(errors='surrogateescape')}" for each in config.envs],
+        env=[
+            *([f"HOSTNAME={pod.hostname}"] if pod.hostname else []),  # the workload's own would be its id
+            *(f"{each.key}={each.value.decode(errors='surrogateescape')}" for each in config.envs),
+        ],
         working_directory=config.working_dir,
         user=_user(context),
         terminal=config.tty,

@@ -16,7 +16,6 @@ from zonal.cri.other_runtime import IMAGE_SERVICE, OtherRuntime
 from zonal.cri.own_calls import OwnCalls, decode
 from zonal.cri.routes import Recent, Routes, RoutingRule, pod_key, shares_host
 from zonal.daemon.rpc import Context
-from zonal.errors import UnavailableError
 
 MAX_CREDENTIALS = 128
 """Images whose credentials are remembered, in memory alone."""
@@ -134,11 +133,9 @@ class ImageRoutes:
         return "" in self._rule.handlers
 
     async def _remove(self, data: bytes, context: Context) -> bytes:
-        image = decode(cri.RemoveImageRequest, data).image
-        reply = await self._own.unary("RemoveImage", data, context)
-        if await self._other.ask(IMAGE_SERVICE, "RemoveImage", data) is None:
-            raise UnavailableError(f"the image {image.image[:200]} may still be elsewhere: {self._other.trouble}")
-        return reply
+        # Ours first: its space is free even if the other runtime is away, which then fails the call.
+        await self._own.unary("RemoveImage", data, context)
+        return await self._other.call(IMAGE_SERVICE, "RemoveImage", data, context.time_remaining())
 
     async def _file_systems(self, data: bytes, context: Context) -> bytes:
         own, theirs = await asyncio.gather(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -67,9 +68,9 @@ class Images:
         if found is not None:
             self._images.remove(found.id, force=True)
 
-    def usage(self) -> pb.ImageFsInfoResponse:
+    async def usage(self) -> pb.ImageFsInfoResponse:
         """Bytes and files of the store."""
-        files = sum(len(names) for _, _, names in os.walk(self._folder))
+        files = await asyncio.to_thread(_files_below, self._folder)
         usage = pb.FilesystemUsage(
             timestamp=time.time_ns(),
             fs_id=pb.FilesystemIdentifier(mountpoint=str(self._folder)),
@@ -94,6 +95,10 @@ class Images:
         elif user:
             message.username = user
         return message
+
+
+def _files_below(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def _login(auth: pb.AuthConfig) -> Login:

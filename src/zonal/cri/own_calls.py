@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from zonal.cri.api import runtime_pb2
 from zonal.daemon.rpc import Call, Context
-from zonal.errors import InvalidInputError
+from zonal.errors import InvalidInputError, UnsupportedError
 
 Wanted = TypeVar("Wanted", bound=Message)
 Write = Callable[[bytes], Awaitable[None]]
@@ -55,7 +55,7 @@ class OwnCalls:
 
     async def unary(self, name: str, request: bytes | Message, context: Context) -> bytes:
         """One of our calls, and its reply."""
-        reply = await self._calls[name](self._request(name, request), context)
+        reply = await self._call(name)(self._request(name, request), context)
         return cast("Message", reply).SerializeToString()
 
     async def reply(self, name: str, request: Message, context: Context, wanted: type[Wanted]) -> Wanted:
@@ -76,6 +76,11 @@ class OwnCalls:
                 await write_message(message)
         else:
             await replies
+
+    def _call(self, name: str) -> Call:
+        if name not in self._calls:
+            raise UnsupportedError(f"Zonal has no {name}")
+        return self._calls[name]
 
     def _request(self, name: str, request: bytes | Message) -> Message:
         if isinstance(request, Message):

@@ -26,7 +26,7 @@ from zonal.cri.merging import merge_descriptors, merge_status
 from zonal.cri.other_runtime import RUNTIME_SERVICE, OtherRuntime
 from zonal.cri.own_calls import OwnCalls, decode, methods, one_writer
 from zonal.cri.routes import Routes, RoutingRule
-from zonal.daemon.rpc import Call, Context, Handler, shorten
+from zonal.daemon.rpc import Call, Context, Handler, shorten, single_cause
 from zonal.errors import ZonalError
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ async def passing_through(
 ) -> AsyncGenerator[list[Handler]]:
     """Handlers of both CRI services for a server: ours, ``calls``, before the runtime behind ``socket``.
 
-    ``calls`` are of both services by the CRI's names; each must be there. The server bounds what a client sends.
+    ``calls`` are of both services by the CRI's names (``own_calls.calls_of`` makes them of servicers); one that is not
+    there is ``UNIMPLEMENTED`` for pods of ours. The server bounds the size of what a client sends.
     """
     other = OtherRuntime(socket)
     try:
@@ -129,7 +130,7 @@ class PassThrough:
             try:
                 await self._prime(context)
                 return await route(data, context)
-            except (ZonalError, grpc.aio.AioRpcError) as error:
+            except Exception as error:
                 await self._abort(error, context)
                 raise
 
@@ -142,18 +143,26 @@ class PassThrough:
                 await context.send_initial_metadata(())
                 await self._prime(context)
                 await route(data, context)
-            except (ZonalError, grpc.aio.AioRpcError) as error:
+            except Exception as error:
                 await self._abort(error, context)
 
         return stream
 
-    async def _abort(self, error: ZonalError | grpc.aio.AioRpcError, context: Context) -> None:
+    async def _abort(self, error: BaseException, context: Context) -> None:
+        """Ends the call with the status of an error of ours, or of the other runtime's; both in a line."""
+        if isinstance(error, BaseExceptionGroup):
+            error = single_cause(cast("BaseExceptionGroup[BaseException]", error))
+        if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
+            raise error
         if isinstance(error, ZonalError):
             await context.abort(grpc.StatusCode[error.grpc_code], shorten(str(error), MAX_ERROR))
-            return
-        metadata = cast("tuple[tuple[str, str | bytes], ...]", error.trailing_metadata() or ())
-        details = tuple((key, value) for key, value in metadata if key == _STATUS_DETAILS)
-        await context.abort(error.code(), self._other.describe(error), details)
+        elif isinstance(error, grpc.aio.AioRpcError):
+            metadata = cast("tuple[tuple[str, str | bytes], ...]", error.trailing_metadata() or ())
+            details = tuple((key, value) for key, value in metadata if key == _STATUS_DETAILS)
+            await context.abort(error.code(), self._other.describe(error), details)
+        else:
+            log.error("a call failed", exc_info=error)
+            await context.abort(grpc.StatusCode.INTERNAL, "an internal error in zonald; its log has the details")
 
     async def _prime(self, context: Context) -> None:
         """Learns once, with the first call, what there is; what comes later is learnt as it is listed or looked up."""

@@ -18,8 +18,10 @@ from zonal.cri.events import Events
 from zonal.cri.images import Images
 from zonal.cri.logs import ContainerLogs
 from zonal.cri.metrics import Metrics
+from zonal.cri.passthrough import passing_through
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
+from zonal.cri.routes import RoutingRule
 from zonal.cri.stats import Stats
 from zonal.cri.streaming.server import StreamingServer
 from zonal.cri.streams import Streams
@@ -36,8 +38,13 @@ _OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 
 
 
 @asynccontextmanager
-async def serving_cri(services: Services, socket: Path, state: Path) -> AsyncGenerator[None]:
-    """Serves both services within the block. Raises ``ZonalError`` when it cannot listen there."""
+async def serving_cri(
+    services: Services, socket: Path, state: Path, fallback: Path | None = None, rule: RoutingRule | None = None
+) -> AsyncGenerator[None]:
+    """Serves both services within the block. Raises ``ZonalError`` when it cannot listen there.
+
+    With ``fallback``, the socket of another runtime, pods that are not ours by ``rule`` are handed on to that.
+    """
     async with AsyncExitStack() as stack:
         store = CriStore.open(state / STORE)
         stack.callback(store.close)
@@ -57,7 +64,11 @@ async def serving_cri(services: Services, socket: Path, state: Path) -> AsyncGen
         stats = Stats(store, zones, state)
         metrics = Metrics(store, zones, stats)
         calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming, stats, metrics))
-        server: grpc.aio.Server = cast("Any", grpc.aio).server(handlers=handlers(calls), options=_OPTIONS)
+        if fallback is None:
+            served = handlers(calls)
+        else:
+            served = await stack.enter_async_context(passing_through(calls, fallback, rule))
+        server: grpc.aio.Server = cast("Any", grpc.aio).server(handlers=served, options=_OPTIONS)
         bind_socket(server, socket)
         stack.callback(socket.unlink, missing_ok=True)
         await server.start()

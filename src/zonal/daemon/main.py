@@ -35,6 +35,9 @@ DEFAULT_SOCKET = Path("/run/zonal/zonald.sock")
 DEFAULT_STATE = Path("/var/lib/zonal")
 CRI_VARIABLE = "ZONALD_CRI_SOCKET"
 CRI_SOCKET = "cri.sock"
+CRI_FALLBACK_VARIABLE = "ZONALD_CRI_FALLBACK"
+CRI_HANDLERS_VARIABLE = "ZONALD_CRI_HANDLERS"
+CRI_HANDLERS = ",zonal,edera"
 DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
@@ -68,6 +71,10 @@ class Config:
     """Bytes of the machine's memory that zones do not get."""
     cri: Path | None = None
     """Socket for a kubelet; none: it is not served."""
+    cri_fallback: Path | None = None
+    """The socket of another runtime, for pods that are not ours."""
+    cri_handlers: str = CRI_HANDLERS
+    """Handlers of RuntimeClasses that are ours, with commas between; the empty one is that of pods without a class."""
     virt: str = "auto"
     """How zones are virtualised where nobody says: "pv", "pvh", or "auto", which is what the machine has."""
 
@@ -175,6 +182,8 @@ def _config(options: argparse.Namespace) -> Config:
         reserve=_reserve(options.reserve_memory),
         virt=_virt(options.virt),
         cri=_cri(options),
+        cri_fallback=Path(options.cri_fallback).absolute() if options.cri_fallback else None,
+        cri_handlers=options.cri_handlers,
     )
 
 
@@ -252,6 +261,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATH",
         default=os.environ.get(CRI_VARIABLE),
         help=f"unix socket for a kubelet; empty for none (default: {CRI_SOCKET} beside --socket)",
+    )
+    parser.add_argument(
+        "--cri-fallback",
+        metavar="SOCKET",
+        default=os.environ.get(CRI_FALLBACK_VARIABLE, ""),
+        help="of another runtime, such as containerd's: for pods that share the host or have a class that is not ours",
+    )
+    parser.add_argument(
+        "--cri-handlers",
+        metavar="NAMES",
+        default=os.environ.get(CRI_HANDLERS_VARIABLE, CRI_HANDLERS),
+        help="of RuntimeClasses that are ours, where there is another runtime; an empty one is of pods without a class "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--virt",

@@ -171,7 +171,7 @@ def test_other_options_rewrite_what_is_ours(root: Path) -> None:
     run("install", "--root", str(root))
     run("install", "--root", str(root), "--fallback", "/run/containerd/containerd.sock", "--overhead-memory", "64Mi")
     service = (root / "etc/systemd/system/zonald.service.d/20-kubernetes.conf").read_text()
-    assert "Environment=ZONALD_CRI=/run/zonal/cri.sock\n" in service
+    assert "Environment=ZONALD_CRI_SOCKET=/run/zonal/cri.sock\n" in service
     assert "Environment=ZONALD_CRI_FALLBACK=/run/containerd/containerd.sock\n" in service
     classes = (root / "etc/zonal/kubernetes/runtime-classes.yaml").read_text()
     assert classes.count('memory: "64Mi"') == 2 and "handler: zonal\n" in classes and "handler: edera\n" in classes

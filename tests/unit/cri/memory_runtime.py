@@ -151,6 +151,9 @@ class MemoryRuntime:
     async def Exec(self, request: cri.ExecRequest, context: Context) -> Message:  # noqa: N802
         return cri.ExecResponse(url=f"http://127.0.0.1:1/{self.name}/exec/{request.container_id}")
 
+    async def PortForward(self, request: cri.PortForwardRequest, context: Context) -> Message:  # noqa: N802
+        raise RuntimeError("a fault")
+
     async def ListContainerStats(self, request: cri.ListContainerStatsRequest, context: Context) -> Message:  # noqa: N802
         stats = [cri.ContainerStats(attributes=cri.ContainerAttributes(id=each)) for each in self.containers]
         return cri.ListContainerStatsResponse(stats=stats)

@@ -177,6 +177,24 @@ async def test_errors_keep_their_code_and_message(node: Node) -> None:
     assert caught.value.details() == "ours has no container nobody"
 
 
+async def test_what_we_do_not_have_or_fail_at(node: Node) -> None:
+    node.ours.images["sha256:d"] = cri.Image(id="sha256:d")
+    sandbox = await node.run("mine")
+    for name, request, code, words in (
+        (
+            "UpdatePodSandboxResources",
+            cri.UpdatePodSandboxResourcesRequest(pod_sandbox_id=sandbox),
+            grpc.StatusCode.UNIMPLEMENTED,
+            "ours has no UpdatePodSandboxResources",
+        ),
+        # A fault of ours is told without its details.
+        ("PortForward", cri.PortForwardRequest(pod_sandbox_id=sandbox), grpc.StatusCode.INTERNAL, "zonald; its log"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await node.client.raw(name, request.SerializeToString())
+        assert (caught.value.code(), words in str(caught.value.details())) == (code, True)
+
+
 async def test_rubbish_is_refused(node: Node) -> None:
     for name in ("RunPodSandbox", "StartContainer", "PullImage", "ListContainers"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -335,6 +353,11 @@ async def test_ours_go_on_while_the_other_is_away(node: Node, caplog: pytest.Log
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert f"the runtime at {node.folder / 'other.sock'} does not answer" in str(caught.value.details())
     assert "\n" not in str(caught.value.details())
+    node.ours.images["sha256:d"] = cri.Image(id="sha256:d")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        request = cri.RemoveImageRequest(image=cri.ImageSpec(image="sha256:d"))
+        await node.client.call("RemoveImage", request, cri.RemoveImageResponse)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE and not node.ours.images
     # A kubelet would take what is not listed for dead, and what is removed without an error for removed.
     assert await node.sandboxes() == [mine, other]
     assert await node.sandboxes(cri.PodSandboxFilter(label_selector={"app": "mine"})) == [mine]

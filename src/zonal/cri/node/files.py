@@ -17,7 +17,7 @@ CNI_VERSION = "1.0.0"
 RUNTIME_CLASSES = "/etc/zonal/kubernetes/runtime-classes.yaml"
 CRICTL = "/etc/crictl.yaml"
 SERVICE_DROP_IN = "/etc/systemd/system/zonald.service.d/20-kubernetes.conf"
-CRI_VARIABLE = "ZONALD_CRI"
+CRI_VARIABLE = "ZONALD_CRI_SOCKET"
 FALLBACK_VARIABLE = "ZONALD_CRI_FALLBACK"
 HANDLERS = ("zonal", "edera")
 

@@ -12,8 +12,8 @@ from zonal.errors import InvalidInputError
 DEFAULT_CRI_SOCKET = "/run/zonal/cri.sock"
 DEFAULT_POD_RANGES = ("10.186.0.0/16", "fd5a:6f6e:616c:1::/64")
 """For pods where no cluster network says otherwise: apart from zonal's own networks, docker's and podman's."""
-DEFAULT_OVERHEAD_MEMORY = "48Mi"
-"""A zone's kernel and agent, its page tables, and what serves it in the host."""
+DEFAULT_OVERHEAD_MEMORY = "128Mi"
+"""What a pod's zone may have beyond its containers' limits: ``zonal.cri.pod_spec.OWN_SHARE``."""
 DEFAULT_OVERHEAD_CPU = "50m"
 MAX_SOCKET_PATH = 107
 """Bytes: ``sun_path`` of linux/un.h, less the NUL."""
@@ -60,7 +60,7 @@ class NodeOptions:
         for name, quantity in (("--overhead-memory", self.overhead_memory), ("--overhead-cpu", self.overhead_cpu)):
             if not _QUANTITY.fullmatch(quantity):
                 raise InvalidInputError(
-                    f"{name} {quantity[:80]!r} is not a quantity of Kubernetes", hint="such as 48Mi or 50m"
+                    f"{name} {quantity[:80]!r} is not a quantity of Kubernetes", hint="such as 128Mi or 50m"
                 )
         families = [network.version for network in self.networks]
         if not 1 <= len(families) <= 2 or len(set(families)) != len(families):
