@@ -16,6 +16,7 @@ from zonal.cri.calls import Parts, cri_calls
 from zonal.cri.containers import Containers
 from zonal.cri.events import Events
 from zonal.cri.images import Images
+from zonal.cri.info import RuntimeInfo
 from zonal.cri.logs import ContainerLogs
 from zonal.cri.metrics import Metrics
 from zonal.cri.passthrough import passing_through
@@ -63,7 +64,8 @@ async def serving_cri(
         images = Images(services.images, state / "images")
         stats = Stats(store, zones, state)
         metrics = Metrics(store, zones, stats)
-        calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming, stats, metrics))
+        info = RuntimeInfo(zones, services.networks)
+        calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming, stats, metrics, info))
         if fallback is None:
             served = handlers(calls)
         else:
