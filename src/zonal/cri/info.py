@@ -25,7 +25,7 @@ RUNTIME_API_VERSION: Final = "v1"
 KUBELET_API_VERSION: Final = "0.1.0"
 """Of the kubelet's API for runtimes, as every runtime answers."""
 NAME: Final = "zonal"
-PLUGINS: Final = ("bridge", "host-local", "portmap")
+PLUGINS: Final = ("bridge", "host-local")
 """CNI plugins that Zonal's own network needs."""
 MAX_RANGES: Final = 8
 """Pod CIDRs that a kubelet can tell: one for each family, in truth."""
