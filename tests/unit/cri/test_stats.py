@@ -69,7 +69,7 @@ class Client:
 
 
 def statistics(cpu: int, memory: int, **more: Any) -> ZoneStatistics:
-    values = {"time_ns": time.monotonic_ns(), "cpu_time_ns": cpu, "memory_bytes": memory, **more}
+    values: dict[str, Any] = {"time_ns": time.monotonic_ns(), "cpu_time_ns": cpu, "memory_bytes": memory, **more}
     return ZoneStatistics(**{"memory_limit_bytes": 256 * MIB, **values})
 
 
