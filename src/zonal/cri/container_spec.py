@@ -34,7 +34,8 @@ def container_request(config: pb.ContainerConfig, pod: pb.PodSandboxConfig, pod_
         stdin=config.stdin,
         read_only=context.readonly_rootfs,
         create=True,
-        detach=True,
+        # Its first client's end is the end of its input, or any number of clients may come.
+        detach=not config.stdin_once,
         stop_signal=_signal(config),
         mounts=[_mount(each) for each in config.mounts] + [_device(each) for each in config.devices],
     )
