@@ -191,9 +191,14 @@ class WorkloadMethods:
         resident = configuration.resident_bytes()
         said: dict[str, Value] = {"resident": resident, "memory_total": total, "memory_available": available}
         if params.has("container"):
-            cgroup = self._workload(params.name("container")).cgroup
+            workload = self._workload(params.name("container"))
+            cgroup = workload.cgroup
             said["processes"] = cgroups.process_count(cgroup)
             said["cpu_ns"], said["memory"] = cgroups.usage(cgroup)
+            if params.flag("figures"):
+                from zonal.agent import figures  # rare, and start-up counts
+
+                said["figures"] = figures.read_figures(cgroup, workload.root)
         call.reply(said)
 
     def _new_name(self, params: Params) -> str:

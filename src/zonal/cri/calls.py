@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import zonal
 from zonal.cri.api import runtime_pb2 as pb
 from zonal.cri.containers import Containers
 from zonal.cri.events import Events
 from zonal.cri.execution import exec_sync
 from zonal.cri.images import Images
-from zonal.cri.pod_spec import HANDLERS
+from zonal.cri.info import RuntimeInfo
+from zonal.cri.measure_calls import measure_calls
+from zonal.cri.metrics import Metrics
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
+from zonal.cri.stats import Stats
 from zonal.cri.streaming.server import StreamingServer
 from zonal.daemon.rpc import Call, Context
 from zonal.errors import UnsupportedError
 from zonal.zones.spec import ZoneService
 
-API_VERSION = "v1"
 _PIECE = 100
 """Entries in one part of an answer in parts."""
 _REASONS = {
@@ -40,12 +41,16 @@ class Parts:
     images: Images
     events: Events
     streaming: StreamingServer
+    stats: Stats
+    metrics: Metrics
+    info: RuntimeInfo
 
 
 def cri_calls(parts: Parts) -> dict[str, Call]:
     """Every call of both services; those that make no sense for zones are refused with their reason."""
     calls: dict[str, Call] = {**_pod_calls(parts), **_container_calls(parts), **_image_calls(parts)}
-    calls |= {**_list_calls(parts), **_stream_calls(parts), **_own_calls()}
+    calls |= {**_list_calls(parts), **_stream_calls(parts), **_own_calls(parts.info)}
+    calls |= measure_calls(parts.stats, parts.metrics)
     for service in pb.DESCRIPTOR.services_by_name.values():
         for method in service.methods:
             calls.setdefault(method.name, _refusing(method.name))
@@ -217,31 +222,21 @@ def _image_calls(parts: Parts) -> dict[str, Call]:
     }
 
 
-def _own_calls() -> dict[str, Call]:
+def _own_calls(info: RuntimeInfo) -> dict[str, Call]:
     """What the runtime tells of itself."""
 
     async def version(_request: pb.VersionRequest, _: Context) -> pb.VersionResponse:
-        return pb.VersionResponse(
-            version="0.1.0",  # of the kubelet's API for runtimes, as every runtime answers
-            runtime_name="zonal",
-            runtime_version=zonal.__version__,
-            runtime_api_version=API_VERSION,
-        )
+        return info.version()
 
-    async def status(_request: pb.StatusRequest, _: Context) -> pb.StatusResponse:
-        conditions = [pb.RuntimeCondition(type=name, status=True) for name in ("RuntimeReady", "NetworkReady")]
-        return pb.StatusResponse(
-            status=pb.RuntimeStatus(conditions=conditions),
-            runtime_handlers=[pb.RuntimeHandler(name=name) for name in HANDLERS],
-            features=pb.RuntimeFeatures(),
-        )
+    async def status(request: pb.StatusRequest, _: Context) -> pb.StatusResponse:
+        return await info.status(verbose=request.verbose)
 
-    async def configure(_request: pb.UpdateRuntimeConfigRequest, _: Context) -> pb.UpdateRuntimeConfigResponse:
+    async def configure(request: pb.UpdateRuntimeConfigRequest, _: Context) -> pb.UpdateRuntimeConfigResponse:
+        info.configure(request.runtime_config)
         return pb.UpdateRuntimeConfigResponse()
 
     async def configured(_request: pb.RuntimeConfigRequest, _: Context) -> pb.RuntimeConfigResponse:
-        # A pod's control groups are its zone's own; the kubelet's are for what is in the host.
-        return pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.SYSTEMD))
+        return info.configuration()
 
     return {"Version": version, "Status": status, "UpdateRuntimeConfig": configure, "RuntimeConfig": configured}
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import os
 import time
 from pathlib import Path
 
 from zonal.cri.api import runtime_pb2 as pb
+from zonal.cri.credentials import login_for
 from zonal.daemon.services import ImageService
-from zonal.errors import InvalidInputError, NotFoundError
+from zonal.errors import InvalidInputError, NotFoundError, UnavailableError, ZonalError
 from zonal.images.image import Image
 from zonal.images.reference import parse
-from zonal.images.skopeo import Access, Login
+from zonal.images.skopeo import Access
+
+_REGISTRY_UNAVAILABLE = "RegistryUnavailable"
+_MAX_UID = (1 << 63) - 1
+
+
+class RegistryUnavailableError(ZonalError):
+    """A registry does not answer. A kubelet tells this from other failures, which it shows as its reason for a pod's
+    waiting, by how the message begins, and has the message alone where the code says nothing (its images' errors)."""
+
+    grpc_code = "UNKNOWN"
 
 
 class Images:
@@ -54,10 +63,15 @@ class Images:
         return pb.ImageStatusResponse(image=self.message(found), info=info)
 
     async def pull(self, request: pb.PullImageRequest) -> pb.PullImageResponse:
-        """Raises what a registry's answer comes to."""
-        if not request.image.image:
+        """Raises what a registry's answer comes to; ``RegistryUnavailableError`` where there is none."""
+        name = request.image.image
+        if not name:
             raise InvalidInputError("no image is named")
-        pulled = await self._images.pull(request.image.image, Access(_login(request.auth)))
+        access = Access(login_for(request.auth, parse(name).domain))
+        try:
+            pulled = await self._images.pull(name, access)
+        except UnavailableError as error:
+            raise RegistryUnavailableError(f"{_REGISTRY_UNAVAILABLE}: {error.message}", hint=error.hint) from error
         return pb.PullImageResponse(image_ref=pulled.image.id)
 
     def remove(self, name: str) -> None:
@@ -90,8 +104,8 @@ class Images:
             spec=pb.ImageSpec(image=image.id),
         )
         user = self._images.config(image.id).user.partition(":")[0]
-        if user.isdecimal():
-            message.uid.value = int(user)
+        if user.isascii() and user.isdecimal():
+            message.uid.value = min(int(user[:20]), _MAX_UID)
         elif user:
             message.username = user
         return message
@@ -99,22 +113,3 @@ class Images:
 
 def _files_below(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
-
-
-def _login(auth: pb.AuthConfig) -> Login:
-    """Raises ``InvalidInputError`` for what cannot be one."""
-    if auth.username:
-        return Login(auth.username, auth.password)
-    if auth.identity_token:
-        return Login(identity_token=auth.identity_token)
-    if auth.auth:
-        try:
-            name, colon, password = base64.b64decode(auth.auth, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            colon, name, password = "", "", ""
-        if not colon:
-            raise InvalidInputError("the credentials are not a name and a password in base64")
-        return Login(name, password.rstrip("\0"))
-    if auth.registry_token:
-        raise InvalidInputError("a token for a registry alone is not taken", hint="give a name and a password")
-    return Login()

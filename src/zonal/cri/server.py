@@ -16,11 +16,14 @@ from zonal.cri.calls import Parts, cri_calls
 from zonal.cri.containers import Containers
 from zonal.cri.events import Events
 from zonal.cri.images import Images
+from zonal.cri.info import RuntimeInfo
 from zonal.cri.logs import ContainerLogs
+from zonal.cri.metrics import Metrics
 from zonal.cri.passthrough import passing_through
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
 from zonal.cri.routes import RoutingRule
+from zonal.cri.stats import Stats
 from zonal.cri.streaming.server import StreamingServer
 from zonal.cri.streams import Streams
 from zonal.daemon.control import Services, requested_zones
@@ -59,7 +62,10 @@ async def serving_cri(
         stack.callback(watching.cancel)
         streaming = await stack.enter_async_context(StreamingServer(Streams(store, zones, pods)))
         images = Images(services.images, state / "images")
-        calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming))
+        stats = Stats(store, zones, state)
+        metrics = Metrics(store, zones, stats)
+        info = RuntimeInfo(zones, services.networks)
+        calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming, stats, metrics, info))
         if fallback is None:
             served = handlers(calls)
         else:

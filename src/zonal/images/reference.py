@@ -47,11 +47,13 @@ class Reference:
 
     @property
     def familiar(self) -> str:
-        """The form people type: docker's own host and namespace left out."""
-        path = self.path
+        """The form people type: docker's own host and namespace left out, unless it were another name then."""
         if self.domain == DEFAULT_DOMAIN:
-            return path.removeprefix(f"{DEFAULT_NAMESPACE}/") + self._suffix
-        return f"{self.domain}/{path}{self._suffix}"
+            for path in (self.path.removeprefix(f"{DEFAULT_NAMESPACE}/"), self.path):
+                named = path + (f":{self.tag}" if self.tag else "")
+                if _split(named) == (self.domain, self.path, self.tag) and not _ID.fullmatch(named):
+                    return path + self._suffix
+        return str(self)
 
     def without_tag(self) -> Reference:
         """The same name by its digest alone."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from zonal.errors import InvalidInputError, ResourceExhaustedError, WrongStateError, ZonalError, ZoneFailedError
 from zonal.xen.devices.vbd import Disk, plan_vbd, vbd
 from zonal.xen.devices.xenbus import detach
+from zonal.zones.figures import parse_figures
 from zonal.zones.host import XenHost
 from zonal.zones.life import CALL_TIMEOUT, KILL_TIMEOUT, STATUS_KILLED, Life
 from zonal.zones.live_zone import LiveZone
@@ -222,7 +223,8 @@ class LiveWorkload(Life):
         said: object = {}
         now_ns = time.monotonic_ns()
         if ask:
-            said = await self.running_session().call("statistics", {"container": self.workload.name}, CALL_TIMEOUT)
+            wanted: dict[str, Value] = {"container": self.workload.name, "figures": True}
+            said = await self.running_session().call("statistics", wanted, CALL_TIMEOUT)
         zone = await self.zone.statistics(ask=False)
         limits = self.spec.runtime.limits
 
@@ -238,6 +240,7 @@ class LiveWorkload(Life):
             memory_held_bytes=number("memory", zone.memory_held_bytes),
             cpus=zone.cpus,
             processes=number("processes", 1 << 22),
+            figures=parse_figures(said.get("figures")) if isinstance(said, Mapping) else None,
         )
 
     async def change_resources(self, wanted: Resources) -> None:

@@ -16,6 +16,7 @@ from zonal.images.healthcheck import HealthCheck
 from zonal.network.ports import Port
 from zonal.zones.boot_log import BootLog, BootStep
 from zonal.zones.channel_health import ChannelHealth
+from zonal.zones.figures import ContainerFigures
 from zonal.zones.health import Health
 from zonal.zones.mounts import Attached, Mount
 from zonal.zones.network_spec import NO_NETWORK, NetworkSpec
@@ -292,6 +293,8 @@ class ZoneStatistics:
     """In the container; 0 when the agent does not say."""
     channel: ChannelHealth | None = None
     """None while nobody can answer there."""
+    figures: ContainerFigures | None = None
+    """What its kernel counts of a container that shares a zone; None when it does not say."""
 
 
 class StdinWriter(Protocol):

@@ -80,7 +80,7 @@ sys.path.insert(0, source)
 early = set(sys.modules)
 import zonal.agent.main, zonal.agent.attachments, zonal.agent.layers, zonal.agent.programs, zonal.agent.kernel_log
 import zonal.agent.devices, zonal.agent.user_namespace
-import zonal.agent.memory, zonal.agent.processors
+import zonal.agent.figures, zonal.agent.memory, zonal.agent.processors
 import encodings.ascii, encodings.latin_1
 modules = {name: module.__spec__ for name, module in sys.modules.items() if getattr(module, "__spec__", None)}
 import importlib.machinery, importlib.util, json, marshal, os
