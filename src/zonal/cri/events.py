@@ -17,6 +17,9 @@ from zonal.zones.spec import ZoneService
 MAX_WAITING: Final = 1000
 """Events that wait for one follower; who is further behind is dropped, and lists anew."""
 
+_News = tuple[pb.ContainerEventType, str, str, int]
+"""What it is, the container or sandbox, its pod, and when in ns of the wall clock."""
+
 
 class Events:
     """See the module."""
@@ -27,24 +30,24 @@ class Events:
         self._pods = pods
         self._containers = containers
         self._followers: set[asyncio.Queue[pb.ContainerEventResponse | None]] = set()
-        self._telling: set[asyncio.Task[None]] = set()
+        self._news: asyncio.Queue[_News] = asyncio.Queue()
 
     def tell(self, kind: pb.ContainerEventType, container_id: str, pod_id: str) -> None:
-        """Has each follower hear of it."""
+        """Has each follower hear of it, after all that was told before."""
         if self._followers:
-            task = asyncio.create_task(self._tell(kind, container_id, pod_id, time.time_ns()))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            self._news.put_nowait((kind, container_id, pod_id, time.time_ns()))
 
     async def watch(self) -> None:
-        """Tells of ends, which come by themselves; to be cancelled."""
-        async for event in self._zones.events(since_ns=0, until_ns=0):
-            if event.action != "die":
-                continue
-            if (entry := self._store.containers.get(event.zone_id)) is not None:
-                self.tell(pb.CONTAINER_STOPPED_EVENT, entry.id, entry.pod)
-            elif event.zone_id in self._store.pods:
-                self.tell(pb.CONTAINER_STOPPED_EVENT, event.zone_id, event.zone_id)
+        """Passes on what is told, and tells of ends, which come by themselves; to be cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._pass_on())
+            async for event in self._zones.events(since_ns=0, until_ns=0):
+                if event.action != "die":
+                    continue
+                if (entry := self._store.containers.get(event.zone_id)) is not None:
+                    self.tell(pb.CONTAINER_STOPPED_EVENT, entry.id, entry.pod)
+                elif event.zone_id in self._store.pods:
+                    self.tell(pb.CONTAINER_STOPPED_EVENT, event.zone_id, event.zone_id)
 
     async def follow(self) -> AsyncGenerator[pb.ContainerEventResponse]:
         """Events from now on. Raises ``ResourceExhaustedError`` for a follower that is too slow."""
@@ -57,16 +60,26 @@ class Events:
         finally:
             self._followers.discard(queue)
 
-    async def _tell(self, kind: pb.ContainerEventType, container_id: str, pod_id: str, now: int) -> None:
+    async def _pass_on(self) -> None:
+        """One after the other, in order: what is with a pod is looked up as it is then."""
+        while True:
+            event = await self._event(*await self._news.get())
+            for queue in tuple(self._followers):
+                if queue.full():
+                    self._followers.discard(queue)
+                    queue.get_nowait()
+                    queue.put_nowait(None)
+                else:
+                    queue.put_nowait(event)
+            await asyncio.sleep(0)  # many at once are no reason to cut off those who do keep up
+
+    async def _event(
+        self, kind: pb.ContainerEventType, container_id: str, pod_id: str, now: int
+    ) -> pb.ContainerEventResponse:
         event = pb.ContainerEventResponse(container_id=container_id, container_event_type=kind, created_at=now)
         if (pod := self._store.pods.get(pod_id)) is not None:
             event.pod_sandbox_status.CopyFrom(await self._pods.status(pod))
             for each in self._store.containers_of(pod_id):
-                event.containers_statuses.append(await self._containers.status(each))
-        for queue in tuple(self._followers):
-            if queue.full():
-                self._followers.discard(queue)
-                queue.get_nowait()
-                queue.put_nowait(None)
-            else:
-                queue.put_nowait(event)
+                if each.made:
+                    event.containers_statuses.append(await self._containers.status(each))
+        return event

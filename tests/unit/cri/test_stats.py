@@ -69,8 +69,8 @@ class Client:
 
 
 def statistics(cpu: int, memory: int, **more: Any) -> ZoneStatistics:
-    values: dict[str, Any] = {"time_ns": time.monotonic_ns(), "cpu_time_ns": cpu, "memory_bytes": memory, **more}
-    return ZoneStatistics(**{"memory_limit_bytes": 256 * MIB, **values})
+    values: dict[str, Any] = {"time_ns": time.monotonic_ns(), "memory_limit_bytes": 256 * MIB, **more}
+    return ZoneStatistics(cpu_time_ns=cpu, memory_bytes=memory, **values)
 
 
 def write_records(state: Path) -> None:
