@@ -24,6 +24,14 @@ nobody:x:65534:65534:nobody:/:/bin/sh
 _GROUP = (
     "root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\nnogroup:x:65534:\n"
 )
+_PGREP = """\
+#!/bin/sh
+for each in /proc/[0-9]*; do
+    [ "$(cat $each/comm 2>/dev/null)" = "$1" ] && echo "${each#/proc/}"
+done
+true
+"""
+"""Debian's busybox has none."""
 _USERS: Mapping[str, str] = {
     "test-image-user-uid": "1002",
     "test-image-user-username": "www-data",
@@ -71,6 +79,7 @@ def _root() -> bytes:
     entries = [folder(name) for name in ("bin", "etc", "root", "var", "www", "home")]
     entries += [folder("tmp", mode=0o1777), file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)]
     entries += [symlink(f"bin/{name}", "busybox") for name in names if name != "busybox"]
+    entries += [file("bin/pgrep", _PGREP.encode(), mode=0o755)] if "pgrep" not in names else []
     entries += [file("etc/passwd", _PASSWD.encode()), file("etc/group", _GROUP.encode())]
     entries += [file("www/index.html", b"<h1>Welcome</h1>\n")]
     return tarball(*entries)
