@@ -136,6 +136,9 @@ def lines(host: Host, path: str) -> list[tuple[str, str, str]]:
 
 
 async def test_a_pod_runs_its_containers_and_leaves_nothing(host: Host, socket: Path) -> None:
+    async with client(socket) as cri:
+        for each in (await cri.call("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse)).items:
+            await remove_pod(cri, each.id)  # of another's
     before = host.snapshot()
     async with client(socket) as cri:
         config = pod_config("plain")
