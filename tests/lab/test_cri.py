@@ -30,6 +30,7 @@ LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) ([FP]
 def the_host(lab: NamedLab) -> Iterator[Host]:
     host = Host(lab)
     host.run(IMAGE, "true")
+    host.shell(f"rm -rf {LOGS}")  # of a run that was cut off
     yield host
     host.remove_all()
 
