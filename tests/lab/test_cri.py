@@ -188,9 +188,9 @@ async def test_a_containers_figures_are_its_own_and_a_pods_its_zones(host: Host,
     async with client(socket) as cri:
         config = pod_config("figures")
         pod = await run_pod(cri, config)
-        script = "head -c 20000000 /dev/zero > /big; sync; sleep 1000"
+        script = "head -c 20000000 /dev/zero > /big; sync; touch /done; sleep 1000"
         busy = await start_container(cri, pod, container_config("busy", "sh", "-c", script), config)
-        written = "until test $(stat -c %s /big) = 20000000; do sleep 0.2; done"
+        written = "until test -e /done; do sleep 0.2; done"
         check = pb.ExecSyncRequest(container_id=busy, cmd=["sh", "-c", written], timeout=120)
         assert (await cri.call("ExecSync", check, pb.ExecSyncResponse)).exit_code == 0
         one = await cri.call("ContainerStats", pb.ContainerStatsRequest(container_id=busy), pb.ContainerStatsResponse)

@@ -112,7 +112,7 @@ async def connected(folder: Path) -> AsyncGenerator[Client]:
                     memory_anon=30 * MIB,
                     page_faults=5,
                     processes=3,
-                    layer_used=777,
+                    layer_used=77777,
                     layer_inodes_used=7,
                     layer_inodes=100,
                     pressure={"cpu": {"some": Pressure(1.5, 0.5, 0.0, 99)}},
@@ -140,7 +140,7 @@ async def test_a_containers_figures_are_those_of_its_control_group(folder: Path)
         assert stats.memory.rss_bytes.value == 30 * MIB
         assert stats.memory.page_faults.value == 5
         assert not stats.memory.HasField("major_page_faults")
-        assert (stats.writable_layer.used_bytes.value, stats.writable_layer.inodes_used.value) == (777, 7)
+        assert (stats.writable_layer.used_bytes.value, stats.writable_layer.inodes_used.value) == (77777, 7)
         assert Path(stats.writable_layer.fs_id.mountpoint).is_dir()
 
 
