@@ -189,7 +189,11 @@ def _swap(figures: ContainerFigures, now: int) -> pb.SwapUsage:
 
 def _network(used: ZoneStatistics, now: int) -> pb.NetworkUsage:
     interface = pb.NetworkInterfaceUsage(
-        name=INTERFACE, rx_bytes=_value(used.net_received_bytes), tx_bytes=_value(used.net_sent_bytes)
+        name=INTERFACE,
+        rx_bytes=_value(used.traffic.received.bytes),
+        rx_errors=_value(used.traffic.received.errors),
+        tx_bytes=_value(used.traffic.sent.bytes),
+        tx_errors=_value(used.traffic.sent.errors),
     )
     return pb.NetworkUsage(timestamp=now, default_interface=interface, interfaces=[interface])
 
