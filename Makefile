@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := src/zonal/api/control.proto src/zonal/cri/api/runtime.proto
 STUBS := $(foreach proto,$(PROTOS:.proto=),$(proto)_pb2.py $(proto)_pb2_grpc.py $(proto)_pb2.pyi)
 
-.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-simulation bench-streaming soak setup setup-dev clean
+.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-simulation bench-streaming conformance soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -55,6 +55,10 @@ bench-simulation: setup
 # A command's output through the CRI's streaming server to Kubernetes' own client: no Xen, no lab; needs Go.
 bench-streaming: setup
 	$(BIN)/python -m benchmarks.streaming
+
+# CRI's own validation suite on zonald's socket in the lab; CONFORMANCE="--focus REGEX" for a part of it.
+conformance: setup-dev
+	$(BIN)/python -m tests.conformance $(CONFORMANCE)
 
 # 500 runs one after another, and nothing may be left of any of them; ten minutes of pulls, runs and prunes at once.
 soak: setup-dev

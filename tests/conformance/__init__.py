@@ -1,0 +1,1 @@
+"""CRI's own validation suite, run against zonald in the lab."""
