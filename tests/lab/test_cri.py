@@ -188,6 +188,37 @@ async def test_a_pod_runs_its_containers_and_leaves_nothing(host: Host, socket: 
     assert after.zone_folders == before.zone_folders
 
 
+async def test_a_containers_figures_are_its_own_and_a_pods_its_zones(host: Host, socket: Path) -> None:
+    async with client(socket) as cri:
+        config = pod_config("figures")
+        pod = await run_pod(cri, config)
+        script = "head -c 20000000 /dev/zero > /big; sync; touch /done; sleep 1000"
+        busy = await start_container(cri, pod, container_config("busy", "sh", "-c", script), config)
+        written = "until test -e /done; do sleep 0.2; done"
+        check = pb.ExecSyncRequest(container_id=busy, cmd=["sh", "-c", written], timeout=120)
+        assert (await cri.call("ExecSync", check, pb.ExecSyncResponse)).exit_code == 0
+        one = await cri.call("ContainerStats", pb.ContainerStatsRequest(container_id=busy), pb.ContainerStatsResponse)
+        assert one.stats.cpu.usage_core_nano_seconds.value > 0
+        assert 0 < one.stats.memory.working_set_bytes.value <= one.stats.memory.usage_bytes.value
+        assert one.stats.memory.page_faults.value > 0
+        assert one.stats.writable_layer.used_bytes.value >= 20_000_000
+        assert one.stats.writable_layer.inodes_used.value > 0
+        of_pod = await cri.call(
+            "PodSandboxStats", pb.PodSandboxStatsRequest(pod_sandbox_id=pod), pb.PodSandboxStatsResponse
+        )
+        linux = of_pod.stats.linux
+        assert linux.cpu.usage_core_nano_seconds.value > one.stats.cpu.usage_core_nano_seconds.value
+        assert linux.process.process_count.value >= 1
+        assert [each.attributes.id for each in linux.containers] == [busy]
+        metrics = await cri.call(
+            "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest(), pb.ListPodSandboxMetricsResponse
+        )
+        (mine,) = [each for each in metrics.pod_metrics if each.pod_sandbox_id == pod]
+        names = {metric.name for each in mine.container_metrics for metric in each.metrics}
+        assert {"container_cpu_usage_seconds_total", "container_memory_working_set_bytes"} <= names
+        await remove_pod(cri, pod)
+
+
 async def test_logs_and_pods_go_on_over_a_killed_zonald(host: Host, socket: Path) -> None:
     async with client(socket) as cri:
         config = pod_config("killed")

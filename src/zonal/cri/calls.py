@@ -72,6 +72,7 @@ def _pod_calls(parts: Parts) -> dict[str, Call]:
 
     async def remove(request: pb.RemovePodSandboxRequest, _: Context) -> pb.RemovePodSandboxResponse:
         entry = await pods.remove(request.pod_sandbox_id)
+        parts.containers.release_gone()
         if entry is not None:
             events.tell(pb.CONTAINER_DELETED_EVENT, entry.id, entry.id)
         return pb.RemovePodSandboxResponse()

@@ -14,6 +14,8 @@ from zonal.cri.records import ContainerEntry, CriStore
 from zonal.daemon.requested import RequestedZones
 from zonal.daemon.services import ImageFinder
 from zonal.errors import AlreadyExistsError, NotFoundError, WrongStateError
+from zonal.images.image import Image
+from zonal.images.lease import Lease
 from zonal.zones.resources import ResourceChange
 from zonal.zones.spec import ZoneRecord, ZoneService, ZoneState, ZoneUpdate
 from zonal.zones.workload import OUT_OF_MEMORY
@@ -41,11 +43,17 @@ class Containers:
         self._pods = pods
         self._logs = logs
         self._making = asyncio.Lock()
+        self._leases: dict[str, Lease[Image]] = {}
+        """Of those that are not started: from then on their workloads have leases of their own."""
 
     async def take_back(self) -> None:
-        """After another zonald: what it has left of logs is written on."""
+        """After another zonald: what it has left of logs is written on, and images for those to be started are held."""
         for entry in tuple(self._store.containers.values()):
-            if (record := await self.record(entry)) is not None and record.state is not ZoneState.CREATED:
+            record = await self.record(entry)
+            if record is not None and record.state is ZoneState.CREATED:
+                with suppress(NotFoundError):
+                    self._leases[entry.id] = self._use(entry)
+            elif record is not None:
                 with suppress(Exception):  # a log that cannot be written keeps nothing else from going on
                     self._logs.begin(entry)
 
@@ -70,9 +78,11 @@ class Containers:
             entry = ContainerEntry(spec.id, pod.id, config, image.id, image.id, log_path(directory, config.log_path))
             self._store.put_container(entry)
             try:
+                self._leases[entry.id] = self._use(entry)
                 await self._requested.named(spec, wanted, self._zones.create)
             except BaseException:
                 self._store.remove_container(entry.id)
+                self._release(entry.id)
                 raise
             entry = replace(entry, made=True)
             self._store.put_container(entry)
@@ -85,6 +95,7 @@ class Containers:
         if record.state is not ZoneState.CREATED:
             raise WrongStateError(f"container {entry.id[:12]} was started before: it is {record.state}")
         await self._zones.start(entry.id)
+        self._release(entry.id)
         self._logs.begin(entry)
         return entry
 
@@ -109,7 +120,20 @@ class Containers:
             await self._zones.remove(entry.id, force=True)
         await self._logs.settled(entry.id)
         self._store.remove_container(entry.id)
+        self._release(entry.id)
         return entry
+
+    def release_gone(self) -> None:
+        """A pod has gone with all that was in it: images that were held for its containers are free."""
+        for container_id in self._leases.keys() - self._store.containers.keys():
+            self._release(container_id)
+
+    def _use(self, entry: ContainerEntry) -> Lease[Image]:
+        return self._images.use(entry.image_id, f"container {entry.config.metadata.name}")
+
+    def _release(self, container_id: str) -> None:
+        if (lease := self._leases.pop(container_id, None)) is not None:
+            lease.release()
 
     async def check_running(self, entry: ContainerEntry) -> None:
         """Raises ``WrongStateError`` for one that does not run."""

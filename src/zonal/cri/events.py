@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from typing import Final
@@ -13,6 +14,8 @@ from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
 from zonal.errors import ResourceExhaustedError
 from zonal.zones.spec import ZoneService
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 1000
 """Events that wait for one follower; who is further behind is dropped, and lists anew."""
@@ -63,7 +66,12 @@ class Events:
     async def _pass_on(self) -> None:
         """One after the other, in order: what is with a pod is looked up as it is then."""
         while True:
-            event = await self._event(*await self._news.get())
+            news = await self._news.get()
+            try:
+                event = await self._event(*news)
+            except Exception:  # one that cannot be told keeps nobody from the next
+                log.exception("an event of %s cannot be told", news[1])
+                continue
             for queue in tuple(self._followers):
                 if queue.full():
                     self._followers.discard(queue)

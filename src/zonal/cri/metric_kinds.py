@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from zonal.cri.api import runtime_pb2 as pb
+from zonal.network.links import Flow, Traffic
 from zonal.zones.figures import ContainerFigures
 from zonal.zones.spec import ZoneStatistics
 
@@ -112,12 +113,33 @@ def _free_inodes(measured: Measured) -> Values:
         yield ("",), max(figures.layer_inodes - figures.layer_inodes_used, 0)
 
 
-def _received(measured: Measured) -> Values:
-    yield (INTERFACE,), measured.used.net_received_bytes
+def _traffic(read: Callable[[Traffic], int]) -> Callable[[Measured], Values]:
+    def values(measured: Measured) -> Values:
+        yield (INTERFACE,), read(measured.used.traffic)
+
+    return values
 
 
-def _sent(measured: Measured) -> Values:
-    yield (INTERFACE,), measured.used.net_sent_bytes
+def _network() -> Iterable[MetricKind]:
+    """Bytes, packets, errors and drops, each way."""
+    ways: tuple[tuple[str, Callable[[Traffic], Flow]], ...] = (
+        ("receive", lambda traffic: traffic.received),
+        ("transmit", lambda traffic: traffic.sent),
+    )
+    counts: tuple[tuple[str, Callable[[Flow], int]], ...] = (
+        ("bytes", lambda flow: flow.bytes),
+        ("packets", lambda flow: flow.packets),
+        ("errors", lambda flow: flow.errors),
+        ("packets_dropped", lambda flow: flow.dropped),
+    )
+    for way, flow in ways:
+        for what, count in counts:
+            yield MetricKind(
+                f"container_network_{way}_{what}_total",
+                f"{what.replace('_', ' ').capitalize()} of its interface: {way}.",
+                _traffic(lambda traffic, flow=flow, count=count: count(flow(traffic))),
+                labels=("interface",),
+            )
 
 
 def _started(measured: Measured) -> Values:
@@ -153,8 +175,7 @@ OF_PODS: Final = (
     _CPU,
     *_MEMORY,
     _START,
-    MetricKind("container_network_receive_bytes_total", "Bytes received.", _received, labels=("interface",)),
-    MetricKind("container_network_transmit_bytes_total", "Bytes sent.", _sent, labels=("interface",)),
+    *_network(),
 )
 """Of a pod as a whole: its zone."""
 

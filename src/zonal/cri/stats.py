@@ -141,16 +141,16 @@ class Stats:
         return usage
 
     async def _layer(self, entry: ContainerEntry, used: ZoneStatistics | None, now: int) -> pb.FilesystemUsage:
-        """By the zone's word while it runs; else what its disk and its logs take here."""
+        """What its disk and its logs take here, or more by the zone's word: it cannot hide what it takes."""
         figures = used.figures if used is not None else None
         usage = pb.FilesystemUsage(timestamp=now, fs_id=pb.FilesystemIdentifier(mountpoint=str(self._folder)))
-        if figures is not None and figures.layer_used is not None:
-            usage.used_bytes.value = figures.layer_used
-            if figures.layer_inodes_used is not None:
-                usage.inodes_used.value = figures.layer_inodes_used
-        else:
-            with suppress(NotFoundError, OSError):  # it goes at this moment
-                usage.used_bytes.value = await self._zones.disk_usage(entry.id)
+        taken = 0
+        with suppress(NotFoundError, OSError):  # it goes at this moment
+            taken = await self._zones.disk_usage(entry.id)
+        said = figures.layer_used if figures is not None else None
+        usage.used_bytes.value = max(taken, said or 0)
+        if figures is not None and figures.layer_inodes_used is not None:
+            usage.inodes_used.value = figures.layer_inodes_used
         return usage
 
 
@@ -189,7 +189,11 @@ def _swap(figures: ContainerFigures, now: int) -> pb.SwapUsage:
 
 def _network(used: ZoneStatistics, now: int) -> pb.NetworkUsage:
     interface = pb.NetworkInterfaceUsage(
-        name=INTERFACE, rx_bytes=_value(used.net_received_bytes), tx_bytes=_value(used.net_sent_bytes)
+        name=INTERFACE,
+        rx_bytes=_value(used.traffic.received.bytes),
+        rx_errors=_value(used.traffic.received.errors),
+        tx_bytes=_value(used.traffic.sent.bytes),
+        tx_errors=_value(used.traffic.sent.errors),
     )
     return pb.NetworkUsage(timestamp=now, default_interface=interface, interfaces=[interface])
 

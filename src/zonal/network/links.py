@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from zonal.network.netlink import Netlink, NetlinkError, attribute, nested, parse_attributes, text, u32
 
@@ -16,10 +17,38 @@ _MESSAGE = struct.Struct("=BBHiII")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
 _IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
 _IFLA_STATS64 = 23
+_TRAFFIC = struct.Struct("=8Q")
+"""The beginning of struct rtnl_link_stats64: packets, bytes, errors, drops; of each received, then sent."""
 _IFF_UP = 1
 _RTMGRP_LINK = 1
 _NEWS = 1 << 16
 """Bytes read at once of what is told about interfaces; what it says does not matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What went one way."""
+
+    packets: int = 0
+    bytes: int = 0
+    errors: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What an interface has carried, as it sees it."""
+
+    received: Flow = Flow()
+    sent: Flow = Flow()
+
+    @property
+    def of_peer(self) -> Traffic:
+        """As whoever is at its other end sees it."""
+        return Traffic(self.sent, self.received)
+
+
+NO_TRAFFIC: Final = Traffic()
 
 
 @dataclass(frozen=True)
@@ -46,17 +75,16 @@ def find_link(netlink: Netlink, name: str) -> Link | None:
     return Link(index, name, values.get(_IFLA_ADDRESS, b"").hex(":"), mtu)
 
 
-def carried_bytes(netlink: Netlink, name: str) -> tuple[int, int]:
-    """Bytes that an interface has received and sent; zeros when there is none. Raises ``NetlinkError``."""
+def read_traffic(netlink: Netlink, name: str) -> Traffic:
+    """What an interface has carried; zeros when there is none. Raises ``NetlinkError``."""
     try:
         (answer,) = netlink.get(_RTM_GETLINK, _message(0) + text(_IFLA_IFNAME, name))[:1]
     except NetlinkError as error:
         if error.errno == errno.ENODEV:
-            return 0, 0
+            return NO_TRAFFIC
         raise
-    # struct rtnl_link_stats64: packets received and sent, then bytes, …
-    _, _, received, sent = struct.unpack_from("=4Q", parse_attributes(answer[_MESSAGE.size :])[_IFLA_STATS64])
-    return received, sent
+    values = _TRAFFIC.unpack_from(parse_attributes(answer[_MESSAGE.size :])[_IFLA_STATS64])
+    return Traffic(*(Flow(*values[way::2]) for way in (0, 1)))
 
 
 async def wait_link(name: str) -> Link:

@@ -248,12 +248,12 @@ class LiveZone(Life):
     async def statistics(self, *, ask: bool) -> ZoneStatistics:
         """See ``Life``."""
         session = self._session if ask and not self.ended.done() else None
-        ceiling, carried = self.machine.resources.now.ceiling, self._network.carried_bytes
+        ceiling, traffic = self.machine.resources.now.ceiling, self._network.read_traffic
         name = "" if self.spec.houses else WORKLOAD
         # Of xvda to xvdz it is told anyway.
         shared = [disk for each in self.workloads.values() for disk in each.disk_names if len(disk) > len(SYSTEM_DISK)]
         return await read_statistics(
-            *(self._host, self.domain_id, session, name), ceiling=ceiling, network=carried, shared_disks=shared
+            *(self._host, self.domain_id, session, name), ceiling=ceiling, network=traffic, shared_disks=shared
         )
 
     async def change_resources(self, wanted: Resources) -> None:

@@ -23,7 +23,18 @@ from zonal.errors import NotFoundError, UnavailableError
 from zonal.network import namespaces
 from zonal.network.admission import admission_program, link_local
 from zonal.network.attachments import INTERFACE, Attachment, Attachments
-from zonal.network.links import Link, carried_bytes, find_link, move_link, set_link_up, set_mtu, silence_link, wait_link
+from zonal.network.links import (
+    NO_TRAFFIC,
+    Link,
+    Traffic,
+    find_link,
+    move_link,
+    read_traffic,
+    set_link_up,
+    set_mtu,
+    silence_link,
+    wait_link,
+)
 from zonal.network.names import upstream_servers
 from zonal.network.netlink import Netlink
 from zonal.network.networks import BRIDGE_PREFIX, NONE
@@ -106,17 +117,15 @@ class ZoneNetwork:
                 self._records.update(self._spec.id, addresses=addresses, mac=attachment.mac, ports=attachment.ports)
         await session.call("network", network_parameters(self._spec, attachment, self._gateways(attachment)), TIMEOUT)
 
-    def carried_bytes(self, domain_id: int) -> tuple[int, int]:
-        """Bytes that the zone has received and sent; zeros without a network. Blocks for a moment."""
+    def read_traffic(self, domain_id: int) -> Traffic:
+        """What the zone has received and sent; zeros without a network. Blocks for a moment."""
         attachment = self._attachments.get(self._spec.id)
         if attachment is None:
-            return 0, 0
-        with suppress(OSError):  # the namespace goes at the zone's end
-            with self._attachments.netlink(attachment) as netlink:
-                # What the host receives is what the zone has sent.
-                sent, received = carried_bytes(netlink, host_interface(domain_id, self._interface))
-            return received, sent
-        return 0, 0
+            return NO_TRAFFIC
+        with suppress(OSError), self._attachments.netlink(attachment) as netlink:  # the namespace goes at its end
+            # What the host receives is what the zone has sent.
+            return read_traffic(netlink, host_interface(domain_id, self._interface)).of_peer
+        return NO_TRAFFIC
 
     def begin_end(self) -> None:
         """The workload has ended: the network goes, beside what else there is to be done."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from zonal.images.healthcheck import HealthCheck
+from zonal.network.links import NO_TRAFFIC, Traffic
 from zonal.network.ports import Port
 from zonal.zones.boot_log import BootLog, BootStep
 from zonal.zones.channel_health import ChannelHealth
@@ -287,8 +288,8 @@ class ZoneStatistics:
     """Online."""
     block_read_bytes: int = 0
     block_written_bytes: int = 0
-    net_received_bytes: int = 0
-    net_sent_bytes: int = 0
+    traffic: Traffic = NO_TRAFFIC
+    """Through its interface."""
     processes: int = 0
     """In the container; 0 when the agent does not say."""
     channel: ChannelHealth | None = None

@@ -11,6 +11,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from zonal.errors import WrongStateError, ZonalError
+from zonal.network.links import Traffic
 from zonal.xen import domctl
 from zonal.xen.abi.privcmd import PAGE_SIZE
 from zonal.xen.devices.vbd import disk_number
@@ -37,13 +38,13 @@ async def read_statistics(
     container: str,
     *,
     ceiling: int,
-    network: Callable[[int], tuple[int, int]],
+    network: Callable[[int], Traffic],
     shared_disks: Iterable[str] = (),
 ) -> ZoneStatistics:
     """Of a domain, which may have ``ceiling`` bytes, and the agent in it, if there is one to be asked.
 
-    ``shared_disks`` are names of those that it has besides ``xvda`` to ``xvdz``. ``network`` gives the bytes that the
-    domain has received and sent, and may block.
+    ``shared_disks`` are names of those that it has besides ``xvda`` to ``xvdz``. ``network`` gives what the domain
+    has received and sent, and may block.
 
     Raises ``WrongStateError`` when it is gone.
     """
@@ -73,7 +74,7 @@ async def read_statistics(
         )
     numbers = [*_DISK_NUMBERS, *map(disk_number, shared_disks)]
     read, written = await asyncio.to_thread(_block_bytes, domain_id, numbers)
-    received, sent = await asyncio.to_thread(network, domain_id)
+    traffic = await asyncio.to_thread(network, domain_id)
     return ZoneStatistics(
         time_ns=now_ns,
         cpu_time_ns=info.cpu_time_ns,
@@ -83,8 +84,7 @@ async def read_statistics(
         cpus=info.online_vcpus,
         block_read_bytes=read,
         block_written_bytes=written,
-        net_received_bytes=received,
-        net_sent_bytes=sent,
+        traffic=traffic,
         processes=processes,
         channel=channel,
     )

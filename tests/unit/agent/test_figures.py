@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonal.agent.figures import read_figures
+from zonal.agent.protocol.cbor import decode, encode
 from zonal.zones.figures import ContainerFigures, parse_figures
 
 FILES = {
@@ -40,7 +41,7 @@ def container(folder: Path) -> Path:
 def test_what_the_kernel_counts_arrives(tmp_path: Path) -> None:
     container(tmp_path)
     said = read_figures("/zonal/web", f"{tmp_path}/roots/root", mount=f"{tmp_path}/cgroup")
-    figures = parse_figures(said)
+    figures = parse_figures(decode(encode(said)))
     assert figures is not None
     assert (figures.cpu_usage_ns, figures.cpu_user_ns, figures.cpu_system_ns) == (1_500_000, 1_000_000, 500_000)
     assert (figures.cpu_periods, figures.cpu_throttled_periods, figures.cpu_throttled_ns) == (7, 3, 20_000)

@@ -24,11 +24,13 @@ from tests.unit.images.registry import PASSWORD, USER, Registry, make_authority,
 from tests.unit.images.tarballs import OciLayout, configuration, file, folder, tarball
 from zonal.cri.api import runtime_pb2 as pb
 from zonal.cri.credentials import login_for
-from zonal.cri.server import serving_cri
+from zonal.cri.records import ContainerEntry, CriStore, PodEntry
+from zonal.cri.server import STORE, serving_cri
 from zonal.errors import InvalidInputError, UnsupportedError
 from zonal.images.reference import Reference, parse
 from zonal.images.skopeo import Login
 from zonal.images.store import ImageStore
+from zonal.zones.spec import ZoneSpec
 
 BASE = tarball(folder("bin"), file("bin/sh", b"a shell" * 1000))
 OTHER = tarball(file("app", b"another"))
@@ -257,3 +259,25 @@ def test_the_short_form_of_a_name_stands_for_the_same_image(
     wanted = Reference(domain, "/".join(words), tag, digest)
     assert parse(str(wanted)) == wanted
     assert parse(wanted.familiar) == wanted
+
+
+async def test_an_image_stays_for_a_container_that_is_to_be_started(state: Path, server: Registry) -> None:
+    pod, container = "aa" * 32, "bb" * 32
+    metadata = pb.PodSandboxMetadata(name="web", namespace="shop", uid="u1")
+    async with connected(state) as (client, store):
+        ref = await pull(client, f"{server.host}/team/app:1")
+        records = CriStore.open(state / STORE)
+        records.put_pod(PodEntry(pod, pb.PodSandboxConfig(metadata=metadata), made=True))
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="server"), image=image(ref))
+        records.put_container(ContainerEntry(container, pod, config, ref, ref, made=True))
+        records.close()
+        spec = ZoneSpec(container, "server", "team/app:1", ref, "", command=("true",), env=())
+        await client.zones.create(spec)
+    # Another zonald finds it as the last has left it.
+    async with connected(state) as (client, store):
+        code, details = await refused(client, "RemoveImage", pb.RemoveImageRequest(image=image(ref)))
+        assert code == grpc.StatusCode.FAILED_PRECONDITION
+        assert "container server" in details
+        await client.call("RemoveContainer", pb.RemoveContainerRequest(container_id=container))
+        assert not store.leases
+        await client.call("RemoveImage", pb.RemoveImageRequest(image=image(ref)))

@@ -25,6 +25,7 @@ from zonal.cri.records import ContainerEntry, CriStore, PodEntry
 from zonal.cri.server import STORE, serving_cri
 from zonal.daemon.control import Services
 from zonal.errors import WrongStateError
+from zonal.network.links import Flow, Traffic
 from zonal.zones.figures import ContainerFigures, Pressure
 from zonal.zones.spec import ZoneStatistics
 
@@ -100,7 +101,7 @@ async def connected(folder: Path) -> AsyncGenerator[Client]:
         local = cast("LocalZones", services.zones)
         zones = MeasuredZones(local.store, local.group, local.folder, local.told)
         zones.figures = {
-            POD: statistics(9 * SECOND, 100 * MIB, net_received_bytes=11, net_sent_bytes=22),
+            POD: statistics(9 * SECOND, 100 * MIB, traffic=Traffic(Flow(1, 11, 3, 4), Flow(5, 22, 6, 7))),
             WEB: statistics(
                 4 * SECOND,
                 50 * MIB,
@@ -112,7 +113,7 @@ async def connected(folder: Path) -> AsyncGenerator[Client]:
                     memory_anon=30 * MIB,
                     page_faults=5,
                     processes=3,
-                    layer_used=777,
+                    layer_used=77777,
                     layer_inodes_used=7,
                     layer_inodes=100,
                     pressure={"cpu": {"some": Pressure(1.5, 0.5, 0.0, 99)}},
@@ -140,7 +141,7 @@ async def test_a_containers_figures_are_those_of_its_control_group(folder: Path)
         assert stats.memory.rss_bytes.value == 30 * MIB
         assert stats.memory.page_faults.value == 5
         assert not stats.memory.HasField("major_page_faults")
-        assert (stats.writable_layer.used_bytes.value, stats.writable_layer.inodes_used.value) == (777, 7)
+        assert (stats.writable_layer.used_bytes.value, stats.writable_layer.inodes_used.value) == (77777, 7)
         assert Path(stats.writable_layer.fs_id.mountpoint).is_dir()
 
 
@@ -186,6 +187,8 @@ async def test_a_pods_figures_are_those_of_its_zone_with_its_containers(folder: 
         assert pod.linux.memory.working_set_bytes.value == 100 * MIB
         assert pod.linux.network.default_interface.rx_bytes.value == 11
         assert pod.linux.network.default_interface.tx_bytes.value == 22
+        assert pod.linux.network.default_interface.rx_errors.value == 3
+        assert pod.linux.network.default_interface.tx_errors.value == 6
         assert pod.linux.process.process_count.value == 3
         assert [each.attributes.id for each in pod.linux.containers] == [WEB, DONE]
         wanted = pb.PodSandboxStatsFilter(label_selector={"a": "2"})
@@ -218,6 +221,9 @@ async def test_every_metric_has_a_descriptor_with_as_many_labels(folder: Path) -
         for metric in (*pod.metrics, *web.metrics):
             assert len(metric.label_values) == len(keys[metric.name])
             assert keys[metric.name][: len(LABELS)] == list(LABELS)
+        network = {metric.name: metric.value.value for metric in pod.metrics}
+        assert network["container_network_receive_packets_total"] == 1
+        assert network["container_network_transmit_packets_dropped_total"] == 7
         values = {metric.name: metric for metric in web.metrics}
         assert values["container_memory_working_set_bytes"].value.value == 40 * MIB
         assert values["container_cpu_user_seconds_total"].value.value == 3

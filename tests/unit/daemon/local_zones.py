@@ -32,6 +32,7 @@ from zonal.daemon.volumes import Volumes
 from zonal.errors import CommandNotExecutableError, CommandNotFoundError, NotFoundError, WrongStateError
 from zonal.images.tarwriter import END, file
 from zonal.network.attachments import Attachments
+from zonal.network.links import Flow, Traffic
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
 from zonal.xen.machine import LogPart, Machine
@@ -431,7 +432,8 @@ class LocalZones:
         self._alive(ref)
         now = time.monotonic_ns()
         health = ChannelHealth(True, 10**7, 0, 100, 200)
-        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1 << 27, 1, 1, 2, 3, 4, 5, health)
+        traffic = Traffic(Flow(bytes=3), Flow(bytes=4))
+        return ZoneStatistics(now, now // 2, 1 << 20, 1 << 27, 1 << 27, 1, 1, 2, traffic, 5, health)
 
     async def boot_log(self, ref: str) -> BootLog:
         record = self.store.find(ref)

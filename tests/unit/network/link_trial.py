@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from zonal.network.links import carried_bytes, set_link_up, wait_link
+from zonal.network.links import Traffic, read_traffic, set_link_up, wait_link
 from zonal.network.netlink import Netlink
 
 
@@ -21,12 +21,15 @@ async def main() -> None:
     assert await wait_link("later") == link
     with Netlink() as netlink:
         set_link_up(netlink, 1)
-        before = carried_bytes(netlink, "lo")
+        before = read_traffic(netlink, "lo")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(bytes(1000), ("127.0.0.1", 9))
-        received, sent = (now - then for now, then in zip(carried_bytes(netlink, "lo"), before, strict=True))
-        assert 1000 < received == sent < 3000
-        assert carried_bytes(netlink, "none") == (0, 0)
+        now = read_traffic(netlink, "lo")
+        assert 1000 < now.received.bytes - before.received.bytes == now.sent.bytes - before.sent.bytes < 3000
+        assert now.received.packets > before.received.packets
+        assert (now.received.errors, now.sent.errors) == (0, 0)
+        assert now.of_peer == Traffic(now.sent, now.received)
+        assert read_traffic(netlink, "none") == Traffic()
     print("found")
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from zonal.network.links import Traffic
 from zonal.xen import domctl
 from zonal.xen.devices.vbd import disk_number
 from zonal.xen.domctl import DomainInfo
@@ -38,6 +39,6 @@ async def test_all_of_a_zones_disks_are_counted_and_nobody_elses(
     monkeypatch.setattr(domctl, "domain_info", info)
     monkeypatch.setattr(statistics, "_BACKENDS", tmp_path)
     used = await read_statistics(
-        cast("Any", Host), 7, None, "workload", ceiling=0, network=lambda _: (0, 0), shared_disks=["xvdab"]
+        cast("Any", Host), 7, None, "workload", ceiling=0, network=lambda _: Traffic(), shared_disks=["xvdab"]
     )
     assert (used.block_read_bytes, used.block_written_bytes) == (6 * 512, 6 * 512)

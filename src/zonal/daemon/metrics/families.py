@@ -32,8 +32,8 @@ _COUNTERS: dict[str, tuple[str, Callable[[_Measured], float]]] = {
     "zonal_zone_cpu_seconds": ("CPU time of the whole zone.", lambda each: each[1].cpu_time_ns * _NS),
     "zonal_zone_disk_read_bytes": ("Read from its disks.", lambda each: each[1].block_read_bytes),
     "zonal_zone_disk_written_bytes": ("Written to its disks.", lambda each: each[1].block_written_bytes),
-    "zonal_zone_network_received_bytes": ("Received from its network.", lambda each: each[1].net_received_bytes),
-    "zonal_zone_network_sent_bytes": ("Sent to its network.", lambda each: each[1].net_sent_bytes),
+    "zonal_zone_network_received_bytes": ("Received from its network.", lambda each: each[1].traffic.received.bytes),
+    "zonal_zone_network_sent_bytes": ("Sent to its network.", lambda each: each[1].traffic.sent.bytes),
 }
 _CHANNEL_GAUGES: dict[str, tuple[str, Callable[[ChannelHealth], float]]] = {
     "zonal_zone_channel_up": ("Whether its agent has just answered.", lambda each: float(each.up)),
