@@ -196,6 +196,7 @@ class RunningPod:
             image_id=image_id,
             address=self.address,
             attempt=attempt,
+            held=self.volumes.hold,
         )
         create = cri.CreateContainerRequest(pod_sandbox_id=self.sandbox, config=config, sandbox_config=self.config)
         made = await self._client.call("CreateContainer", create, cri.CreateContainerResponse)
