@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import grpc
+import grpc.aio
 
 from tests.kube.client import CriClient
 from tests.kube.documents import Document, Objects, Pod
@@ -196,6 +199,7 @@ class RunningPod:
             image_id=image_id,
             address=self.address,
             attempt=attempt,
+            held=self.volumes.hold,
         )
         create = cri.CreateContainerRequest(pod_sandbox_id=self.sandbox, config=config, sandbox_config=self.config)
         made = await self._client.call("CreateContainer", create, cri.CreateContainerResponse)
@@ -238,9 +242,12 @@ class RunningPod:
 
     async def _probe(self, running: Running, probe: Document) -> bool:
         if "exec" in probe:
-            done = await self.exec(
-                running.document["name"], *probe["exec"]["command"], timeout=probe.get("timeoutSeconds", 60)
-            )
+            try:
+                done = await self.exec(
+                    running.document["name"], *probe["exec"]["command"], timeout=probe.get("timeoutSeconds", 60)
+                )
+            except grpc.aio.AioRpcError:
+                return False  # such as of a container that is just ending
             return done.exit_code == 0
         port = (probe.get("tcpSocket") or probe["httpGet"])["port"]
         try:
@@ -265,7 +272,9 @@ class RunningPod:
         if (await self.status(name)).state == cri.CONTAINER_RUNNING:
             hook = running.document.get("lifecycle", {}).get("preStop")
             if hook:
-                await self.exec(name, *hook["exec"]["command"])
+                # Whatever comes of it, the container is stopped.
+                with suppress(grpc.aio.AioRpcError):
+                    await self.exec(name, *hook["exec"]["command"])
         grace = self.pod.spec.get("terminationGracePeriodSeconds", 30)
         request = cri.StopContainerRequest(container_id=running.id, timeout=grace)
         await self._client.call("StopContainer", request, cri.StopContainerResponse)

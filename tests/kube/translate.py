@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tests.kube.documents import Document, Objects, Pod
@@ -82,8 +82,12 @@ def container_config(
     image_id: str,
     address: str,
     attempt: int,
+    held: Callable[[Path, str], Path] = lambda place, _: place,
 ) -> cri.ContainerConfig:
-    """One container; ``places`` are the pod's volumes, ``folder`` is for files of this container's own."""
+    """One container; ``places`` are the pod's volumes, ``folder`` is for files of this container's own.
+
+    ``held`` gives another path of a part of a volume, by which it stays though the volume lets go of it.
+    """
     values = environment(objects, pod, container, address)
     name = container["name"]
     config = cri.ContainerConfig(
@@ -100,8 +104,11 @@ def container_config(
         stdin_once=container.get("stdinOnce", False),
         tty=container.get("tty", False),
     )
-    for each in container.get("volumeMounts", []):
-        config.mounts.append(_mount(pod, each, places, values))
+    for number, each in enumerate(container.get("volumeMounts", [])):
+        mount = _mount(pod, each, places, values)
+        if "subPath" in each or "subPathExpr" in each:
+            mount.host_path = str(held(Path(mount.host_path), f"{each['name']}/{name}/{number}"))
+        config.mounts.append(mount)
     config.mounts.add(
         container_path=container.get("terminationMessagePath", "/dev/termination-log"),
         host_path=str(termination_file(folder, name, attempt)),

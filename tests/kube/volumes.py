@@ -56,6 +56,19 @@ class Volumes:
                 write_version(self.places[volume["name"]], self._files(kind, volume[kind], address))
                 self._own(self.places[volume["name"]])
 
+    def hold(self, place: Path, name: str) -> Path:
+        """A bind mount of a part of a volume: a kubelet makes one for each ``subPath``."""
+        target = self._folder / "volume-subpaths" / name
+        if target not in self._mounted:
+            if place.is_dir():
+                target.mkdir(parents=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.touch()
+            subprocess.run(["mount", "--bind", place, target], check=True)
+            self._mounted.append(target)
+        return target
+
     def tear_down(self) -> None:
         """Takes them away, except for those that outlive a pod."""
         for path in reversed(self._mounted):

@@ -37,7 +37,8 @@ def container_request(config: pb.ContainerConfig, pod: pb.PodSandboxConfig, pod_
         # Its first client's end is the end of its input, or any number of clients may come.
         detach=not config.stdin_once,
         stop_signal=_signal(config),
-        mounts=[_mount(each) for each in config.mounts] + [_device(each) for each in config.devices],
+        mounts=[_mount(each) for each in config.mounts if not _is_shared_memory(each)]
+        + [_device(each) for each in config.devices],
     )
     if config.command:
         request.entrypoint = config.command[0]
@@ -97,6 +98,19 @@ def _mount(mount: pb.Mount) -> control.Mount:
         )
     return control.Mount(
         type="bind", source=mount.host_path, target=mount.container_path, read_only=mount.readonly, create=True
+    )
+
+
+def _is_shared_memory(mount: pb.Mount) -> bool:
+    """Whether it is an ``emptyDir`` in memory for /dev/shm. A pod's containers share their zone's, which is one.
+
+    The host's, by 9p, could not be mapped as shared memory, which is what /dev/shm is for.
+    """
+    source = Path(mount.host_path)
+    return (
+        Path(mount.container_path) == Path("/dev/shm")
+        and source.parent.name == "kubernetes.io~empty-dir"
+        and source.is_mount()
     )
 
 

@@ -14,6 +14,7 @@ from zonal.cri.other_runtime import RUNTIME_SERVICE, OtherRuntime
 from zonal.cri.own_calls import OwnCalls, decode
 from zonal.cri.routes import Routes
 from zonal.daemon.rpc import Context
+from zonal.errors import UnsupportedError
 
 PIECE = 500
 """Items in a message of a stream: far below the 16 MiB that a kubelet takes."""
@@ -77,12 +78,23 @@ class Lists:
         theirs = self._theirs[name]
 
         async def call(data: bytes, context: Context) -> bytes:
-            own, other = await asyncio.gather(self._own.unary(name, data, context), theirs(data))
+            own, other = await asyncio.gather(self._ours(name, data, context), theirs(data))
+            if own is None:
+                if not other:
+                    return await self._own.unary(name, data, context)  # which says why there are none
+                return other
             if name == "ListPodSandbox":
                 self._routes.learn(cri.ListPodSandboxResponse.FromString(own).items, ours=True)
             return own + other
 
         return call
+
+    async def _ours(self, name: str, data: bytes, context: Context) -> bytes | None:
+        """Our part of a list, or ``None`` where we have no such list."""
+        try:
+            return await self._own.unary(name, data, context)
+        except UnsupportedError:
+            return None
 
     def _streamed(
         self, name: str, listing: str, response: type[Message]

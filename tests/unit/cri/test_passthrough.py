@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from google.protobuf.message import Message
 
 from tests.kube.client import CriClient
 from tests.unit.cri.memory_runtime import MemoryRuntime, plain_handlers, serving
@@ -18,7 +19,8 @@ from zonal.cri import other_runtime
 from zonal.cri.api import runtime_pb2 as cri
 from zonal.cri.passthrough import passing_through
 from zonal.cri.routes import OUR_HANDLERS, RoutingRule, parse_handlers
-from zonal.errors import InvalidInputError
+from zonal.daemon.rpc import Context
+from zonal.errors import InvalidInputError, UnsupportedError
 
 HOST_NETWORK = cri.NamespaceOption(network=cri.NODE)
 
@@ -231,6 +233,24 @@ async def test_lists_are_of_both_and_take_filters(node: Node) -> None:
         "of_ours",
         "of_theirs",
     ]
+
+
+async def test_figures_of_the_other_where_we_have_none(node: Node) -> None:
+    class Without(MemoryRuntime):
+        async def ListContainerStats(self, request: cri.ListContainerStatsRequest, context: Context) -> Message:  # noqa: N802
+            raise UnsupportedError("there are no figures")
+
+    await node.shut()
+    node.ours = Without("ours")
+    await node.open()
+    request = cri.ListContainerStatsRequest()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await node.client.call("ListContainerStats", request, cri.ListContainerStatsResponse)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    node.theirs.images["sha256:d"] = cri.Image(id="sha256:d")
+    container = await node.create(await node.run("other", "runc"), "sha256:d")
+    stats = await node.client.call("ListContainerStats", request, cri.ListContainerStatsResponse)
+    assert [each.attributes.id for each in stats.stats] == [container]
 
 
 async def test_fields_of_a_later_version_survive(node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,19 @@ def test_processes_are_seen_as_asked_for() -> None:
         context = pb.LinuxContainerSecurityContext(namespace_options=pb.NamespaceOption(pid=mode))
         config = container(linux=pb.LinuxContainerConfig(security_context=context))
         assert container_request(config, POD, "pod", "image").runtime.namespaces.pid == pid
+
+
+def test_memory_for_shared_memory_is_the_zones_own(tmp_path: Path) -> None:
+    place = tmp_path / "volumes/kubernetes.io~empty-dir/shm"
+    place.mkdir(parents=True)
+    config = container(mounts=[pb.Mount(container_path="/dev/shm", host_path=str(place))])
+    # A folder on disk is what was asked for, then.
+    assert len(container_request(config, POD, "pod", "image").mounts) == 1
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    try:
+        assert not container_request(config, POD, "pod", "image").mounts
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_mounts_and_devices(tmp_path: Path) -> None:
