@@ -109,14 +109,14 @@ class Link:
         loop.watch(self._fd, transport.events(blocked=False), self._on_event)
         loop.soon(lambda: self._on_event(0))
 
-    def send(self, frame: bytes) -> None:
-        """Queues whole frames; they leave when the handler that is running is done."""
+    def send(self, part: bytes | memoryview) -> None:
+        """Queues whole frames, or parts of one after another; they leave when the handler that is running is done."""
         if self._closed:
             return
         if not self._queue:
             self._loop.soon(self._flush)
-        self._queue.append(memoryview(frame))
-        self._queued += len(frame)
+        self._queue.append(memoryview(part))
+        self._queued += len(part)
 
     def wake(self) -> None:
         """Streams have something to send."""

@@ -15,11 +15,11 @@ from zonal.agent.protocol.frames import (
     END,
     MAX_PAYLOAD,
     ProtocolError,
-    encode_frame,
+    encode_header,
     encode_offset,
     encode_reset,
 )
-from zonal.agent.protocol.streams import ReceiveAccount, SendAccount
+from zonal.agent.protocol.streams import WINDOW, ReceiveAccount, SendAccount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     class Sink(Protocol):
         """Where frames go: a session that is open."""
 
-        def send(self, frame: bytes) -> None:
-            """Queues a frame."""
+        def send(self, part: bytes | memoryview) -> None:
+            """Queues a frame or the next part of one; the memory stays as it is until it was sent."""
             ...
 
         def has_room(self) -> bool:
@@ -41,14 +41,20 @@ if TYPE_CHECKING:
 
 
 class OutputStream:
-    """From a descriptor (owned; a pipe or a terminal) to the host."""
+    """From a descriptor (owned; a pipe or a terminal) to the host.
+
+    What is kept lies in one buffer of a window's size, which is used round and round: memory that is asked for anew has
+    to be mapped page by page, and where the hypervisor has a hand in that, it costs more than to copy the bytes.
+    """
 
     def __init__(self, loop: Loop, number: int, fd: int) -> None:
         self.number = number
         self._loop = loop
         self._fd: int | None = fd
         self._account = SendAccount()
-        self._retained = bytearray()  # from account.consumed on
+        self._buffer = memoryview(bytearray(WINDOW))  # untouched pages of it take no memory
+        self._first = 0  # where in the buffer the byte at account.consumed is
+        self._kept = 0  # bytes from there on
         self._end_told = False
         self._sink: Sink | None = None
         os.set_blocking(fd, False)
@@ -60,7 +66,7 @@ class OutputStream:
             "stream": self.number,
             "direction": "output",
             "consumed": self._account.consumed,
-            "available": self._account.consumed + len(self._retained),
+            "available": self._account.consumed + self._kept,
             "ended": self._fd is None,
         }
 
@@ -69,10 +75,10 @@ class OutputStream:
         account = self._account
         account.window = window
         start = account.consumed if offset is None else offset
-        if not 0 <= start - account.consumed <= len(self._retained):
-            kept = f"{account.consumed} to {account.consumed + len(self._retained)}"
+        if not 0 <= start - account.consumed <= self._kept:
+            kept = f"{account.consumed} to {account.consumed + self._kept}"
             raise ProtocolError(f"stream {self.number} cannot start at {start}: kept is {kept}")
-        del self._retained[: start - account.consumed]
+        self._drop(start - account.consumed)
         account.consumed = account.sent = start
         self._end_told = False
         self._sink = sink
@@ -84,32 +90,34 @@ class OutputStream:
 
     def credit(self, consumed: int) -> None:
         """The host has consumed so many bytes in all. Raises ``ProtocolError``."""
-        del self._retained[: self._account.credit(consumed)]
+        self._drop(self._account.credit(consumed))
         self._watch()
         self.pump()
 
     def pump(self) -> bool:
-        """Sends one frame if there is something to send and room for it; says whether it did."""
+        """Sends what there is to send, as far as there is room for it; says whether that was anything."""
         sink, account = self._sink, self._account
-        if sink is None or not sink.has_room():
+        if sink is None:
             return False
-        start = account.sent - account.consumed
-        if start < len(self._retained):
-            with memoryview(self._retained) as retained:
-                piece = bytes(retained[start : start + MAX_PAYLOAD])
+        before = account.sent
+        while (left := account.consumed + self._kept - account.sent) and sink.has_room():
+            start = (self._first + account.sent - account.consumed) % WINDOW
+            piece = self._buffer[start : min(start + min(left, MAX_PAYLOAD), WINDOW)]
             account.sent += len(piece)
-            sink.send(encode_frame(self.number, DATA, piece))
-            return True
-        if self._fd is None and not self._end_told:
+            # Nothing is read to where the piece lies until the host has consumed it.
+            sink.send(encode_header(self.number, DATA, len(piece)))
+            sink.send(piece)
+        if self._fd is None and not left and not self._end_told and sink.has_room():
             self._end_told = True
             sink.send(encode_offset(self.number, END, account.sent))
-        return False
+        return account.sent > before
 
     def reset(self) -> None:
         """The host wants no more: what is kept is dropped, and the workload's writes fail from now on."""
-        self._retained.clear()
-        self._account.consumed = self._account.sent
         self.close()
+        # What is on its way stays where it is, since nothing is read any more.
+        self._drop(self._kept)
+        self._account.consumed = self._account.sent
         self.pump()
 
     def close(self) -> None:
@@ -122,28 +130,33 @@ class OutputStream:
     def _on_readable(self, _events: int) -> None:
         assert self._fd is not None
         # As much as there is, within the window: each time that the loop comes round costs more than to read.
-        while (room := self._room()) > 0:
+        while (room := self._account.window - self._kept) > 0:
+            start = (self._first + self._kept) % WINDOW
+            end = start + room
+            places = [self._buffer[start:end], self._buffer[: max(0, end - WINDOW)]]
             try:
-                data = os.read(self._fd, min(MAX_PAYLOAD, room))
+                count = os.readv(self._fd, places)
             except BlockingIOError:
                 break
             except OSError as error:
                 if error.errno != errno.EIO:  # a terminal whose other side is closed
                     raise
-                data = b""
-            if not data:
+                count = 0
+            if not count:
                 self.close()
                 break
-            self._retained += data
+            self._kept += count
         self._watch()
         self.pump()
 
-    def _room(self) -> int:
-        return self._account.room() - (len(self._retained) - (self._account.sent - self._account.consumed))
+    def _drop(self, count: int) -> None:
+        self._kept -= count
+        # From the start again, when that is possible: little output needs few pages.
+        self._first = (self._first + count) % WINDOW if self._kept else 0
 
     def _watch(self) -> None:
         if self._fd is not None:
-            self._loop.watch(self._fd, READ if self._room() > 0 else 0, self._on_readable)
+            self._loop.watch(self._fd, READ if self._account.window > self._kept else 0, self._on_readable)
 
 
 class InputStream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 from zonal.agent import cgroups, crun
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from zonal.agent.processes import Reaper
     from zonal.agent.protocol.cbor import Value
 
+_PIPE_SIZE = 256 * 1024
+"""Of a workload's pipes: as much as a stream has on its way, so that each side works on while the other sleeps."""
 DIRECTORY = "/run/zonal/workloads"
 """``DIRECTORY/<id>`` holds what crun is given for a workload, and what it leaves."""
 
@@ -156,6 +159,7 @@ class Workload:
         for place, number in enumerate((wanted.stdin, wanted.stdout, wanted.stderr)):
             if number:
                 read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                _enlarge(write_end)
                 ends[place] = read_end if place == 0 else write_end
                 theirs.append(ends[place])
                 if place == 0:
@@ -224,3 +228,10 @@ class Workload:
         for name in os.listdir(self._directory):
             os.unlink(f"{self._directory}/{name}")
         os.rmdir(self._directory)
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    except OSError:
+        pass  # it stays as it is, which is slower only

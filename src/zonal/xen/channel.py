@@ -21,16 +21,16 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from zonal.errors import DeadlineError, WrongStateError, ZonalError
 from zonal.xen.abi.privcmd import PAGE_SIZE
-from zonal.xen.events import EventChannel, EventChannelClosedError, EventDevice
+from zonal.xen.events import EventChannel, EventChannelClosedError, EventChannelError, EventDevice
 from zonal.xen.grants import GrantDevice, SharedPages
-from zonal.xen.ring import RingReader, RingWriter, fence
+from zonal.xen.ring import RingCorruptError, RingReader, RingWriter, fence
 from zonal.xen.store import Store, parse_integer
 
 CONTROL = struct.Struct("=4I2H4B")
@@ -50,7 +50,7 @@ LIVE, WAITING_FOR_CLIENT = 1, 2
 
 _REFERENCE_MAX = 0xFFFF_FFFF
 _PORT_MAX = 0x1FFFF  # EVTCHN_2L and FIFO together: event_channel.h, EVTCHN_FIFO_NR_CHANNELS
-_READ_LIMIT = 65536
+_READ_LIMIT = 120 << 10
 
 
 class ChannelError(ZonalError):
@@ -185,6 +185,22 @@ class Channel:
                     self._notify_peer(NOTIFY_WRITE)
                 else:
                     await self._wait(seen)
+
+    def offer(self, data: bytes | bytearray | memoryview) -> bool:
+        """Writes all of ``data`` at once if nobody else is writing and there is room for it; says whether it did.
+
+        Whatever is wrong with the channel is no matter here: it is what :meth:`write` raises.
+        """
+        view = memoryview(data).cast("B")
+        try:
+            if self._closed or self._writing.locked() or not self._peer_is_there() or self._writer.space() < len(view):
+                return False
+        except RingCorruptError:
+            return False
+        self._writer.write(view)
+        with suppress(EventChannelError):
+            self._notify_peer(NOTIFY_WRITE)
+        return True
 
     def peer_gone(self) -> None:
         """To be called when the zone has died, of which the channel itself learns nothing.

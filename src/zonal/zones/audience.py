@@ -6,13 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
+from zonal.zones.session_streams import MAX_MERGED
 from zonal.zones.spec import OutputChunk
 
 MAX_BUFFERED = 1 << 20
 """Bytes; a listener that falls so far behind holds the workload back."""
-MAX_MERGED = 120 << 10
-"""Bytes that a listener gets at once, if so many are there: what follows in its path costs more for each piece than for
-each byte. Larger ones malloc would map by themselves, and fresh pages are dear."""
 
 
 class Audience:

@@ -289,7 +289,7 @@ class Execs:
 
 async def _pump(process: ExecProcess, stream: Literal[1, 2], reader: OutputReader) -> None:
     with suppress(StreamBrokenError):  # why is told where the session's end is
-        while data := await reader.read():
+        while data := await reader.read_much():
             await process.audience.put((stream, data))
             reader.done(len(data))
 

@@ -73,6 +73,10 @@ class Transport(Protocol):
         """Returns when all of ``data`` is on its way; raises ``ChannelClosedError`` when the zone has left."""
         ...
 
+    def offer(self, data: bytes) -> bool:
+        """Writes all of ``data`` without waiting, or nothing; says which. Never raises."""
+        ...
+
     def close(self) -> None:
         """Gives the channel up."""
         ...
@@ -334,10 +338,14 @@ class Session:
             raise ProtocolError(f"frame of type {kind} for stream {number}")
 
     def _queue(self, frame: bytes) -> None:
+        if self._greeting.done():
+            # At once if possible: to wake the task that sends takes longer than to send.
+            if not self._frames and not self._credits and not self._ended.is_set() and self._transport.offer(frame):
+                self.sent_bytes += len(frame)
+                return
+            self._to_send.set()
         # Bounded by the number of calls, and for streams by their windows.
         self._frames.append(frame)
-        if self._greeting.done():
-            self._to_send.set()
 
     def _queue_credit(self, number: int, offset: int) -> None:
         self._credits[number] = offset

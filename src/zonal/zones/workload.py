@@ -150,7 +150,7 @@ class Workload:
     async def _pump(self, stream: Literal[1, 2], reader: OutputReader) -> None:
         assert self._log is not None
         try:
-            while data := await reader.read():
+            while data := await reader.read_much():
                 self._log.append(stream, data)
                 await self.lines_allowed.charge(data.count(b"\n"))
                 await self.audiences.put((stream, data))

@@ -179,6 +179,20 @@ async def test_closing_ends_what_waits(host: Host, server: Server) -> None:
             await waiting
 
 
+async def test_what_there_is_no_room_for_is_not_begun(host: Host, server: Server) -> None:
+    server.header()
+    await server.publish()
+    async with await host.connect() as channel:
+        assert not channel.offer(bytes(4097))
+        assert channel.offer(bytes(4000))
+        assert not channel.offer(bytes(97))
+        assert channel.offer(bytes(96))
+        server.counter(layout.LEFT_CONS, 9999)
+        assert not channel.offer(b"x")
+        with pytest.raises(RingCorruptError):
+            await channel.write(b"x")
+
+
 async def test_all_is_read_before_the_end(host: Host, server: Server) -> None:
     server.header()
     await server.publish()

@@ -33,6 +33,11 @@ class SocketTransport:
         self._writer.write(data)
         await self._writer.drain()
 
+    def offer(self, data: bytes) -> bool:
+        """Sends nothing: all of it goes by ``write``."""
+        del data
+        return False
+
     def close(self) -> None:
         """Ends both directions."""
         self._writer.close()

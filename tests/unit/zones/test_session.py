@@ -37,7 +37,7 @@ from zonal.zones.allowance import Allowance
 from zonal.zones.greeting import Exit
 from zonal.zones.memory_report import MemoryReport
 from zonal.zones.session import MAX_CALLS, CallRefusedError, Session, SessionEndedError, open_session
-from zonal.zones.session_streams import StreamBrokenError
+from zonal.zones.session_streams import MAX_MERGED, StreamBrokenError
 
 OUT, ERR, IN = 11, 12, 13
 
@@ -49,6 +49,7 @@ class Zone:
         self.to_host: asyncio.Queue[bytes] = asyncio.Queue()
         self.frames: asyncio.Queue[tuple[int, int, bytes]] = asyncio.Queue()
         self.closed = False
+        self.has_room = True
         self._decoder = FrameDecoder(MAX_MESSAGE)
 
     async def read(self) -> bytes:
@@ -57,6 +58,13 @@ class Zone:
     async def write(self, data: bytes) -> None:
         for frame in self._decoder.feed(data):
             self.frames.put_nowait(frame)
+
+    def offer(self, data: bytes) -> bool:
+        if not self.has_room:
+            return False
+        for frame in self._decoder.feed(data):
+            self.frames.put_nowait(frame)
+        return True
 
     def close(self) -> None:
         self.closed = True
@@ -250,6 +258,31 @@ async def test_input_waits_for_credit_and_ends_with_a_reset() -> None:
         zone.send(encode_reset(IN, 32))
         with pytest.raises(StreamBrokenError, match="Broken pipe"):
             await writer.write(bytes(WINDOW * 2))
+
+
+async def test_what_had_to_wait_for_room_goes_first() -> None:
+    async with meeting() as (session, zone):
+        writer = session.open_input(IN)
+        zone.has_room = False
+        await writer.write(b"first")
+        zone.has_room = True
+        await writer.write(b"second")
+        assert [await zone.next_frame(DATA) for _ in range(2)] == [b"first", b"second"]
+        await writer.write(b"third")
+        assert await zone.next_frame(DATA) == b"third"
+
+
+async def test_bulk_output_is_handed_on_together() -> None:
+    async with meeting() as (session, zone):
+        reader = session.open_output(OUT)
+        full = [bytes([number]) * MAX_PAYLOAD for number in range(5)]
+        zone.send(*(encode_frame(OUT, DATA, piece) for piece in full[:4]), encode_offset(OUT, END, 4 * MAX_PAYLOAD))
+        got: list[bytes] = []
+        while data := await reader.read_much():
+            got.append(data)
+            reader.done(len(data))
+        assert b"".join(got) == b"".join(full[:4])
+        assert max(map(len, got)) <= MAX_MERGED
 
 
 async def test_a_zone_that_says_no_window_gets_the_least_one() -> None:

@@ -33,8 +33,12 @@ def encode_frame(stream: int, kind: int, payload: bytes = b"", flags: int = 0) -
     """One frame; ``payload`` of at most ``MAX_PAYLOAD`` bytes."""
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"payload of {len(payload)} bytes, at most {MAX_PAYLOAD}")
-    head = len(payload) | stream << 32 | kind << 64 | flags << 72
-    return head.to_bytes(HEADER_SIZE, "little") + payload
+    return encode_header(stream, kind, len(payload), flags) + payload
+
+
+def encode_header(stream: int, kind: int, length: int, flags: int = 0) -> bytes:
+    """What comes before a payload of ``length`` bytes, at most ``MAX_PAYLOAD``."""
+    return (length | stream << 32 | kind << 64 | flags << 72).to_bytes(HEADER_SIZE, "little")
 
 
 def encode_message(kind: int, payload: bytes) -> bytes:
