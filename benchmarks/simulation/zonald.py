@@ -70,10 +70,11 @@ class Zonald:
         self._await_log(position, _STARTED, zones)
         return answers, time.monotonic() - begin
 
-    def run(self) -> str:
+    def run(self, hostname: str = "") -> str:
         """Starts a zone; gives its id."""
         network = pb.NetworkOptions(network="none")
         spec = pb.RunSpec(image=IMAGE, command=["/work"], memory_bytes=MEMORY, storage_bytes=SCRATCH, detach=True)
+        spec.hostname = hostname
         spec.network.CopyFrom(network)
         call = self._channel.stream_stream(
             "/zonal.control.v1.Control/Run",
@@ -87,9 +88,13 @@ class Zonald:
         """As ``zonal zone rm -f``."""
         self._call("RemoveZone", pb.RemoveZoneRequest(zone=zone, force=True), pb.RemoveZoneReply)
 
-    def list(self) -> list[pb.Zone]:
-        """As ``zonal zone ls``."""
-        return list(self._call("ListZones", pb.ListZonesRequest(), pb.ListZonesReply).zones)
+    def kill(self, zone: str) -> None:
+        """As ``zonal kill``."""
+        self._call("KillZone", pb.KillZoneRequest(zone=zone, signal=signal.SIGKILL), pb.KillZoneReply)
+
+    def list(self, *, everything: bool = False) -> list[pb.Zone]:
+        """As ``zonal zone ls``; ``everything``: with those that have ended."""
+        return list(self._call("ListZones", pb.ListZonesRequest(all=everything), pb.ListZonesReply).zones)
 
     def logs(self, zone: str) -> bytes:
         """The output that is kept of a zone."""
@@ -168,13 +173,11 @@ def _serialise(message: Any) -> bytes:
 
 
 @contextmanager
-def simulated(folder: Path) -> Generator[Zonald]:
-    """A machine and a zonald on it, in ``folder``; both end with the block."""
+def simulated(folder: Path, program: str = "benchmarks.simulation.machine") -> Generator[Zonald]:
+    """A machine and a zonald on it, in ``folder``; both end with the block. ``program`` is the machine's module."""
     for name in ("machine", "state"):
-        (folder / name).mkdir(mode=0o700)
-    machine = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.simulation.machine", folder / "machine"], cwd=ROOT, stdout=subprocess.PIPE
-    )
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
+    machine = subprocess.Popen([sys.executable, "-m", program, folder / "machine"], cwd=ROOT, stdout=subprocess.PIPE)
     try:
         assert machine.stdout is not None
         if machine.stdout.readline() != b"ready\n":

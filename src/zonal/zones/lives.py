@@ -316,6 +316,8 @@ class ZoneLives(LiveZones):
             self._events.emit("oom", record.spec)
         why = {"reason": end.reason.partition("\n")[0]} if end.reason else {}
         self._events.emit("die", record.spec, exitCode=str(end.status), **why)
+        if crashed:
+            log.warning("zone %s crashed: %s", record.name, end.reason.partition("\n")[0])
         rest = ZoneState.CRASHED if crashed else ZoneState.EXITED
         ended = self._records.update(
             record.id,
