@@ -24,6 +24,8 @@ WORK = Path("/var/lib/zonal/bench-service")
 STREAM_MIB = 64
 ECHOES = 200
 ZONE_MEMORY = "64M"
+BURST_SECONDS = 15
+"""After so long, a flood has used up what it may have at once."""
 
 
 def main() -> None:
@@ -129,7 +131,7 @@ def measure_floods(samples: Samples, rounds: int) -> None:
         for what, script in FLOODS.items():
             flood = ["--privileged", "--network", "none", "--name", "flood", IMAGE, "sh", "-c", script]
             run(["zonal", "run", "-d", "-m", "128M", *flood])
-            time.sleep(5)
+            time.sleep(BURST_SECONDS)
             took = output(
                 ["zonal", "exec", "honest", "bash", "-c", f"TIMEFORMAT=%R; exec 2>&1; time {{ {WORK_SCRIPT}; }}"]
             )

@@ -97,7 +97,12 @@ class Audiences:
     @property
     def full(self) -> bool:
         """Whether somebody holds the workload back."""
-        return any(audience.full for audience in self._listening)
+        return True in (audience.full for audience in self._listening)
+
+    @property
+    def any(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listening)
 
     def join(self) -> Audience:
         """One more, who hears what comes from now on."""

@@ -6,6 +6,7 @@ Its log is the truth of what came out of it; clients hear the same beside it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -30,6 +31,8 @@ DRAIN_TIMEOUT = 20.0
 SIGKILL = 9
 LINE_RATE, LINE_BURST = 20_000.0, 100_000.0
 """Lines that it may have written to its log, in a second and at once."""
+SHARE, SHARE_BURST = 0.1, 4.0
+"""Of a processor's time, in a second and at once, what may go into the output of a workload while nobody listens."""
 OUT_OF_MEMORY = "out of memory"
 """Why a workload has ended whose zone had not enough of it."""
 
@@ -49,6 +52,9 @@ class Workload:
         self._stdin, self._stdout, self._stderr = range(first_stream, first_stream + 3)
         self.audiences = Audiences()
         self.lines_allowed = Allowance(LINE_RATE, LINE_BURST)
+        self.time_allowed = Allowance(SHARE, SHARE_BURST)
+        self._held = 0
+        """Pumps that stand still since one of these is used up."""
         self.stdin: InputWriter | None = None
         """Its standard input, if it has one."""
         self._log: OutputLog | None = None
@@ -151,8 +157,16 @@ class Workload:
         assert self._log is not None
         try:
             while data := await reader.read_much():
+                began = time.thread_time()
                 self._log.append(stream, data)
-                await self.lines_allowed.charge(data.count(b"\n"))
+                cost = 2 * (time.thread_time() - began)  # to get it out of the ring took about as long
+                self._held += 1
+                try:
+                    await self.lines_allowed.charge(data.count(b"\n"))
+                    if not self.audiences.any:
+                        await self.time_allowed.charge(cost)
+                finally:
+                    self._held -= 1
                 await self.audiences.put((stream, data))
                 reader.done(len(data))
         except StreamBrokenError:
@@ -163,7 +177,8 @@ class Workload:
         while not pump.done():
             before = sum(self._log.offsets.values())
             await asyncio.wait([pump], timeout=DRAIN_TIMEOUT)
-            if not pump.done() and sum(self._log.offsets.values()) == before and not self.audiences.full:
+            held = self._held or self.audiences.full
+            if not pump.done() and sum(self._log.offsets.values()) == before and not held:
                 # A zone that tells of no end; its workload's is known, and so is all the output that there was.
                 pump.cancel()
                 return
