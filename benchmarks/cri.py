@@ -1,6 +1,6 @@
-"""Pods of one container through a CRI socket, as a kubelet asks for them: for what measures inside the lab's host.
+"""Pods of one container through a CRI socket, as a kubelet asks for them.
 
-It finds gRPC and the CRI's messages in Zonal's own source there, by PYTHONPATH.
+What measures inside the lab's host finds gRPC and the CRI's messages in Zonal's own source there, by PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zonal.cri.api import runtime_pb2 as pb
 
 Reply = TypeVar("Reply", bound=Message)
 
-LOGS = "/var/log/pods/bench"
+LOGS = Path("/var/log/pods/bench")
 TIMEOUT = 300.0
 _SERVICES = [pb.DESCRIPTOR.services_by_name[name] for name in ("RuntimeService", "ImageService")]
 _PATHS = {method.name: f"/{service.full_name}/{method.name}" for service in _SERVICES for method in service.methods}
@@ -42,8 +42,10 @@ class Pod:
 class Cri:
     """A runtime, by its socket; any number of threads may use it."""
 
-    def __init__(self, who: str, socket: Path) -> None:
+    def __init__(self, who: str, socket: Path, logs: Path = LOGS) -> None:
+        """``logs``: the folder for what the containers say."""
         self.who = who
+        self._logs = logs
         self._channel = cast("Any", grpc).insecure_channel(
             f"unix:{socket}", options=[("grpc.max_receive_message_length", 16 << 20)]
         )
@@ -60,7 +62,7 @@ class Cri:
         sandbox_config = pb.PodSandboxConfig(
             metadata=metadata,
             hostname=name,
-            log_directory=f"{LOGS}/{metadata.uid}",
+            log_directory=f"{self._logs}/{metadata.uid}",
             labels={"bench": name},
             linux=pb.LinuxPodSandboxConfig(
                 security_context=pb.LinuxSandboxSecurityContext(namespace_options=spaces),
