@@ -141,19 +141,19 @@ class ZoneStore:
 
     def get(self, zone_id: str) -> ZoneRecord:
         """The record with this full id. Raises ``NotFoundError``."""
-        row = self._database.execute("SELECT id, record FROM zones WHERE id = ?", (zone_id,)).fetchone()
-        if row is None:
+        record = self._by_id(zone_id)
+        if record is None:
             raise no_such_zone(zone_id)
-        return self._decode(*row)
+        return record
 
     def find(self, ref: str) -> ZoneRecord:
         """The zone with this id, name, or unique beginning of an id; in that order.
 
         Raises ``NotFoundError``, or ``InvalidInputError`` when several ids begin so.
         """
-        row = self._database.execute(
-            "SELECT id, record FROM zones WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1", (ref,)
-        ).fetchone()
+        if (found := self._by_id(ref)) is not None:
+            return found
+        row = self._database.execute("SELECT id, record FROM zones WHERE name = ?", (ref,)).fetchone()
         if row is not None:
             return self._decode(*row)
         if not ref or not set(ref) <= set("0123456789abcdef"):
@@ -183,9 +183,16 @@ class ZoneStore:
         self._database.execute("DELETE FROM zones WHERE id = ?", (zone_id,))
         self._decoded.pop(zone_id, None)
 
+    def _by_id(self, zone_id: str) -> ZoneRecord | None:
+        row = self._database.execute("SELECT id, record FROM zones WHERE id = ?", (zone_id,)).fetchone()
+        return None if row is None else self._decode(*row)
+
     def _decode(self, zone_id: str, text: str) -> ZoneRecord:
         known = self._decoded.get(zone_id)
-        record = known[1] if known is not None and known[0] == text else decode_record(text)
+        return self._keep(text, known[1] if known is not None and known[0] == text else decode_record(text))
+
+    def _keep(self, text: str, record: ZoneRecord) -> ZoneRecord:
+        zone_id = record.id
         self._decoded[zone_id] = (text, record)
         self._decoded.move_to_end(zone_id)
         if len(self._decoded) > _MOST_DECODED:
@@ -193,9 +200,13 @@ class ZoneStore:
         return record
 
     def _change(self, zone_id: str, change: Callable[[ZoneRecord], ZoneRecord]) -> ZoneRecord:
-        record = change(self.get(zone_id))
-        self._database.execute("UPDATE zones SET record = ? WHERE id = ?", (encode_record(record), zone_id))
-        return record
+        before = self.get(zone_id)
+        record = change(before)
+        if record == before:
+            return before
+        text = encode_record(record)
+        self._database.execute("UPDATE zones SET record = ? WHERE id = ?", (text, zone_id))
+        return self._keep(text, record)
 
 
 def no_such_zone(ref: str) -> NotFoundError:
