@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := src/zonal/api/control.proto src/zonal/cri/api/runtime.proto
 STUBS := $(foreach proto,$(PROTOS:.proto=),$(proto)_pb2.py $(proto)_pb2_grpc.py $(proto)_pb2.pyi)
 
-.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-simulation bench-streaming conformance soak setup setup-dev clean
+.PHONY: run test test-unit test-lab test-long lint format bench bench-storage bench-network bench-service bench-kubernetes bench-simulation bench-streaming conformance soak setup setup-dev clean
 
 run: setup
 	@$(BIN)/zonal run --rm debian:13 uname -a
@@ -47,6 +47,10 @@ bench-network: setup
 
 bench-service: setup
 	$(BIN)/python -m benchmarks.service $(BENCH)
+
+# Pods in zones beside containerd's with runc; BENCH="--only start" for a part: start, many, network, web.
+bench-kubernetes: setup
+	$(BIN)/python -m benchmarks.kubernetes $(BENCH)
 
 # zonald on a stand-in for Xen, up to 2,000 zones: no Xen, no lab, no root; a quarter of an hour.
 bench-simulation: setup

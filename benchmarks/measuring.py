@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 Samples = dict[str, dict[str, list[float]]]
-"""For each thing that is measured, and each of ``zonal`` and ``docker``."""
+"""For each thing that is measured, and each of those that are compared: ``zonal`` and another."""
 SIDES = ("zonal", "docker")
 
 
@@ -41,8 +41,16 @@ def run(command: Sequence[str]) -> None:
 
 
 def import_debian(image: str, work: Path, programs: Sequence[str], files: Sequence[str] = ()) -> None:
-    """An image for both: Debian with ``programs`` of the host, the libraries that they need, and ``files``."""
-    tar = work / "image.tar"
+    """An image for both: see ``debian_tar``."""
+    tar = debian_tar(work, programs, files)
+    run(["zonal", "image", "import", str(tar), image])
+    run(["docker", "import", str(tar), image])
+    tar.unlink()
+
+
+def debian_tar(work: Path, programs: Sequence[str], files: Sequence[str] = ()) -> Path:
+    """Debian with ``programs`` of the host, the libraries that they need, and ``files``, in ``work``."""
+    tar = work / "root.tar"
     inside = ["tar", "-C", "/", "--one-file-system", "-c", "."]
     with tar.open("wb") as file:
         command = ["zonal", "run", "--rm", "--network", "none", "debian:13", *inside]
@@ -57,9 +65,7 @@ def import_debian(image: str, work: Path, programs: Sequence[str], files: Sequen
         subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
     run(["tar", "-C", str(root), "-cf", str(tar), "."])
     shutil.rmtree(root)
-    run(["zonal", "image", "import", str(tar), image])
-    run(["docker", "import", str(tar), image])
-    tar.unlink()
+    return tar
 
 
 def _libraries(programs: Sequence[str]) -> set[str]:

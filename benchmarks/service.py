@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.measuring import Samples
-from benchmarks.side_by_side import Row, measure, medians, options, promise
+from benchmarks.side_by_side import Row, least, measure, medians, most, options, promise
 
 PACKAGES = ("docker.io", "docker-cli")
 EXEC_RATIO = 2.0
@@ -55,16 +55,6 @@ def summary(samples: Samples) -> list[Row]:
         early, late = statistics.median(starts[7:12]), statistics.median(starts[-5:])
         rows.append(most("the last starts to the tenth", late / early, SLOWER))
     return rows + medians(samples)
-
-
-def least(what: str, value: float, limit: float) -> Row:
-    """A row of what must be no less."""
-    return {"what": what, "value": value, "unit": "", "limit": limit, "least": True, "met": value >= limit}
-
-
-def most(what: str, value: float, limit: float) -> Row:
-    """A row of what must be no more."""
-    return {"what": what, "value": value, "unit": "", "limit": limit, "least": False, "met": value <= limit}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Zones beside Docker's containers in one host: the lab they share, the program that measures there, and the report.
+"""Zones beside others' containers in one host: the lab they share, the program that measures there, and the report.
 
 The program is sent into the lab with ``benchmarks.measuring``, takes zone and container in turns, and ends with one
-line of JSON: for each thing that is measured, and each of ``zonal`` and ``docker``, the samples.
+line of JSON: for each thing that is measured, and each of ``zonal`` and the other, the samples.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.measuring import Samples
 from benchmarks.run import MEMORY, ROOT, ZONAL, print_summary, run
+from zonal.lab.recipe import LIB, SOURCE
 
 Row = dict[str, Any]
 SENT = "/var/tmp/zonal-bench.pyz"
@@ -34,16 +35,26 @@ def options(description: str | None, lab: str, parts: Sequence[str] = ()) -> arg
 
 
 def measure(
-    name: str, given: argparse.Namespace, packages: Sequence[str], summary: Callable[[Samples], list[Row]]
+    name: str,
+    given: argparse.Namespace,
+    packages: Sequence[str],
+    summary: Callable[[Samples], list[Row]],
+    *,
+    memory: str = MEMORY,
+    modules: Sequence[str] = (),
 ) -> None:
-    """Brings the lab up with ``packages``, runs ``benchmarks/NAME_in_host.py`` in it, prints, and writes."""
+    """Brings the lab up with ``packages``, runs ``benchmarks/NAME_in_host.py`` in it, prints, and writes.
+
+    ``modules``: others of ``benchmarks`` that it needs there; it may import Zonal's own too.
+    """
     chosen = [option for package in packages for option in ("--package", package)]
-    run([ZONAL, "lab", "up", "--name", given.lab, "--memory", MEMORY, *chosen])
+    run([ZONAL, "lab", "up", "--name", given.lab, "--memory", memory, *chosen])
     run([ZONAL, "run", "--rm", "--lab", given.lab, "debian:13", "true"])
     passed_on = f"--rounds {given.rounds}" + (f" --only {given.only}" if given.only else "")
+    start = f"PYTHONPATH={SOURCE}:{LIB} python3"
     done = subprocess.run(
-        [ZONAL, "lab", "shell", "--name", given.lab, "--", f"cat > {SENT} && python3 {SENT} {passed_on}"],
-        input=program(f"{name}_in_host"),
+        [ZONAL, "lab", "shell", "--name", given.lab, "--", f"cat > {SENT} && {start} {SENT} {passed_on}"],
+        input=program(f"{name}_in_host", modules),
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -59,12 +70,12 @@ def measure(
     run([ZONAL, "lab", "down", "--name", given.lab])
 
 
-def program(module: str) -> bytes:
-    """A module of ``benchmarks`` that runs by itself, as a zip archive that Python takes for a program."""
+def program(module: str, modules: Sequence[str] = ()) -> bytes:
+    """A module of ``benchmarks``, with others that it needs, as a zip archive that Python takes for a program."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("__main__.py", f"from benchmarks.{module} import main\n\nmain()\n")
-        for name in ("__init__", "measuring", module):
+        for name in ("__init__", "measuring", *modules, module):
             archive.write(ROOT / "benchmarks" / f"{name}.py", f"benchmarks/{name}.py")
     return data.getvalue()
 
@@ -72,6 +83,16 @@ def program(module: str) -> bytes:
 def promise(what: str, ratio: float, least: float) -> Row:
     """A row that says whether ``ratio`` is what was promised."""
     return {"what": what, "value": ratio, "unit": "×", "limit": least, "least": True, "met": ratio >= least}
+
+
+def least(what: str, value: float, limit: float) -> Row:
+    """A row of what must be no less."""
+    return {"what": what, "value": value, "unit": "", "limit": limit, "least": True, "met": value >= limit}
+
+
+def most(what: str, value: float, limit: float) -> Row:
+    """A row of what must be no more."""
+    return {"what": what, "value": value, "unit": "", "limit": limit, "least": False, "met": value <= limit}
 
 
 def medians(samples: Samples, unit: str = "") -> list[Row]:

@@ -1,6 +1,7 @@
 """``make bench-simulation``: curves of zonald's costs up to 2,000 zones, without Xen, a lab, or root.
 
-Writes ``bench-results/simulation-….json`` with all figures; ``--publish`` also draws docs/simulation.svg.
+Writes ``bench-results/simulation-….json`` with all figures; ``--publish`` also draws docs/simulation.svg. With
+``--pods`` it makes and removes so many pods, one after another, and looks for what stays of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import platform
 import resource
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +21,13 @@ from typing import Any
 
 from benchmarks.charts import Chart, chart_sheet
 from benchmarks.simulation.figures import Point, measure
+from benchmarks.simulation.pods import PodsPoint, measure_pods
 from benchmarks.simulation.zonald import simulated
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "simulation.svg"
 MARKS = (1, 10, 100, 200, 500, 1000, 1500, 2000)
+POD_MARKS = (0, 10, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 2000, 5000, 10_000)
 CHARTS = (
     ("the next start", "ms", ("start_ms",)),
     ("an end", "ms", ("end_ms",)),
@@ -42,7 +46,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench-simulation", description=__doc__)
     parser.add_argument("--most", type=int, default=MARKS[-1], metavar="N", help="zones at the end (2000)")
     parser.add_argument("--publish", action="store_true", help=f"draw {PICTURE.relative_to(ROOT)} anew")
+    parser.add_argument("--pods", type=int, metavar="N", help="make and remove N pods instead")
     options = parser.parse_args()
+    if options.pods is not None:
+        marks = [mark for mark in POD_MARKS if mark < options.pods] + [options.pods]
+        with tempfile.TemporaryDirectory(prefix="zonal-simulation-") as folder, simulated(Path(folder)) as zonald:
+            pods = measure_pods(
+                zonald, marks, lambda point: print(json.dumps(asdict(point)), file=sys.stderr, flush=True)
+            )
+        print(table(pods))
+        return
     marks = [mark for mark in MARKS if mark < options.most] + [options.most]
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < 10 * options.most:
@@ -65,7 +78,7 @@ def main() -> None:
         PICTURE.write_text(picture(report))
 
 
-def table(points: list[Point]) -> str:
+def table(points: Sequence[Point | PodsPoint]) -> str:
     """In Markdown, as docs/performance.md has it."""
     names = list(asdict(points[0]))
     lines = [f"| {' | '.join(name.replace('_', ' ') for name in names)} |", f"|{'---:|' * len(names)}"]

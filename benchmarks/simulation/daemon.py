@@ -9,11 +9,12 @@ import asyncio
 import io
 import sys
 import tarfile
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from benchmarks.simulation.doors import open_machine, stand_in_loop_devices
+from zonal.cri.server import serving_cri
 from zonal.daemon.control import Services
 from zonal.daemon.kernels import Kernels
 from zonal.daemon.main import Config, allow_files, keep_memory_small, prepare_spool, serve
@@ -29,11 +30,13 @@ from zonal.service import log_to_stderr
 from zonal.volumes.store import VolumeStore
 from zonal.xen.build.elf import PvKernel, Segment
 from zonal.xen.build.kernel import KernelImage
+from zonal.zones import live_zone
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.lifecycle import open_zones
+from zonal.zones.networking import ZoneNetwork
 
 IMAGE = "simulated:1"
-SOCKET, METRICS = "zonald.sock", "metrics.sock"
+SOCKET, METRICS, CRI = "zonald.sock", "metrics.sock", "cri.sock"
 """In the folder of the state."""
 _KERNEL_SIZE = 64 << 10
 _BASE = 0xFFFF_FFFF_8000_0000
@@ -75,6 +78,14 @@ class NoAttachments(Attachments):
     async def recover(self, alive: Collection[str]) -> None:
         """See ``Attachments``."""
         del alive
+
+
+class NoNetwork(ZoneNetwork):
+    """What a pod gets, which always wants one."""
+
+    def begin(self, stack: AsyncExitStack, leaving: Callable[[], bool]) -> None:
+        """See ``ZoneNetwork``."""
+        del stack, leaving
 
 
 @asynccontextmanager
@@ -129,7 +140,14 @@ def main() -> None:
     allow_files()
     stand_in_loop_devices()
     config = Config(socket=state / SOCKET, state=state, metrics=MetricsAddress(socket=state / METRICS))
-    asyncio.run(serve(config, lambda config: open_services(machine, state, config)))
+    live_zone.__dict__.update(ZoneNetwork=NoNetwork)
+    asyncio.run(
+        serve(
+            config,
+            lambda config: open_services(machine, state, config),
+            beside=lambda services, _: serving_cri(services, state / CRI, state),
+        )
+    )
 
 
 if __name__ == "__main__":

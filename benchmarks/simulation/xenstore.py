@@ -11,6 +11,8 @@ from zonal.xen.store.wire import PAYLOAD_MAX, Message, MessageType, encode_strin
 
 _FAILED = "ENOENT"
 _OK = b"OK\0"
+_ANSWERS = {b"1": b"4", b"5": b"6"}
+"""Of the drivers of a disk, the host's and the zone's in one: initialising to connected, closing to closed."""
 _PART = 2048
 """Bytes of a listing in one answer, where it does not fit into one."""
 
@@ -105,6 +107,9 @@ class StandInStore:
                 self.tree.remove(path)
         for path, _, removed in changes:
             self.fire(path, below=removed)
+        for path, value, removed in changes:
+            if not removed and value in _ANSWERS and "/backend/vbd/" in path and path.endswith("/state"):
+                self.write(path, _ANSWERS[value])
 
     def fire(self, path: str, *, below: bool = False) -> None:
         """Tells those who watch ``path`` or what is above it; with ``below`` also those of what is below it."""

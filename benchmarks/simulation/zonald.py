@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import grpc
 
-from benchmarks.simulation.daemon import IMAGE, METRICS, SOCKET
+from benchmarks.cri import Cri
+from benchmarks.simulation.daemon import CRI, IMAGE, METRICS, SOCKET
 from zonal.api import control_pb2 as pb
 from zonal.daemon.rpc import CHANNEL_OPTIONS
 
@@ -105,6 +106,10 @@ class Zonald:
         )
         return b"".join(chunk.stdout + chunk.stderr for chunk in call(pb.ZoneLogsRequest(zone=zone), timeout=PATIENCE))
 
+    def cri(self) -> Cri:
+        """A client of its socket for kubelets."""
+        return Cri("zonal", self._state / CRI, self._state.with_name("logs"))
+
     def scrape(self) -> bytes:
         """As Prometheus does."""
         connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
@@ -127,6 +132,14 @@ class Zonald:
     def mappings(self) -> int:
         """Areas of its address space, of which Linux lets it have 65,530 (``vm.max_map_count``)."""
         return (self._proc / "maps").read_bytes().count(b"\n")
+
+    def threads(self) -> int:
+        """That it has."""
+        return len(list((self._proc / "task").iterdir()))
+
+    def files(self) -> int:
+        """In its folder, however deep."""
+        return sum(len(names) for _, _, names in os.walk(self._state))
 
     def cpu_seconds(self) -> float:
         """That it has used so far."""

@@ -19,6 +19,7 @@ from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
 from zonal.xen.console_log import find_panic, quote_console
 from zonal.zones.boot_files import BootFiles
+from zonal.zones.calm import Calm
 from zonal.zones.events import EventLog
 from zonal.zones.health import Health, HealthStatus
 from zonal.zones.health_monitor import HealthMonitor
@@ -31,7 +32,7 @@ from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import MountKind
 from zonal.zones.phases import PhaseClock
-from zonal.zones.pool import Pool
+from zonal.zones.pool import Pool, WarmMachine
 from zonal.zones.programs import ContainerFiles
 from zonal.zones.restart import NO_RESTART, NO_RESTARTS_YET, Restarts, after_end
 from zonal.zones.restarting import Restarting
@@ -44,6 +45,8 @@ from zonal.zones.workload import OUT_OF_MEMORY
 
 log = logging.getLogger(__name__)
 
+CALM_SECONDS = 5.0
+"""After a launch: a pod's zone is followed by its containers, and one pod by others. The pool is filled after that."""
 _PANIC_WITHIN = 64 << 10
 """Bytes at the console's end in which a panic is looked for."""
 
@@ -76,11 +79,9 @@ class ZoneLives(LiveZones):
         self._agent_timeout = agent_timeout
         self._memory = HostMemory(host.hypervisor, reserve)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._quiet = asyncio.Event()
-        """Set while nobody waits for a zone."""
-        self._quiet.set()
+        self._calm = Calm(CALM_SECONDS)
         self.pool = Pool(
-            *(host, self._memory, boot, folder.parent / "warm", lives), agent_timeout=agent_timeout, quiet=self._quiet
+            *(host, self._memory, boot, folder.parent / "warm", lives), agent_timeout=agent_timeout, calm=self._calm
         )
         self._maintenance = Maintenance(self._files_at_rest, lives)
         self._restarting = Restarting(lives, images, records, events, self._restart)
@@ -140,9 +141,9 @@ class ZoneLives(LiveZones):
             lives=self._lives,
         )
 
-    def _note_quiet(self, _launched: asyncio.Future[None]) -> None:
+    def _note_launched(self, _launched: asyncio.Future[None]) -> None:
         if all(life.launched.done() for life in self._live.values()):
-            self._quiet.set()
+            self._calm.begin()
 
     def _sharing(self, zone_id: str) -> list[ZoneRecord]:
         """The workloads in a zone, also those that have ended."""
@@ -164,8 +165,8 @@ class ZoneLives(LiveZones):
 
     def _begin(self, zone: Life, prepare: Callable[[AsyncExitStack], Awaitable[None]]) -> asyncio.Task[None]:
         self._live[zone.spec.id] = zone
-        self._quiet.clear()
-        zone.launched.add_done_callback(self._note_quiet)
+        self._calm.end()
+        zone.launched.add_done_callback(self._note_launched)
         task = self._lives.create_task(self._live_to_the_end(zone, prepare), name=f"zone {zone.spec.name}")
         self._tasks[zone.spec.id] = task
         return task
@@ -292,13 +293,19 @@ class ZoneLives(LiveZones):
 
     async def _boot_or_take(self, zone: LiveZone, stack: AsyncExitStack, boot: BootFiles, image: Path | None) -> None:
         """By a machine of the pool, if one fits; its console goes on where a zone has none yet."""
-        warm = None if zone.again else self.pool.take(boot, zone.spec.resources)
+        warm = None if zone.again else await self._take(zone.spec, boot)
         if warm is not None:
             stack.push_async_callback(warm.stack.aclose)  # as long as it is not the zone's
             await zone.launch_warm(stack, warm, image)
             return
         await self.pool.give_way(zone.spec.resources.memory + OVERHEAD)
         await zone.launch(stack, boot, image)
+
+    async def _take(self, spec: ZoneSpec, boot: BootFiles) -> WarmMachine | None:
+        if self.pool.warm and not spec.kernel:
+            # Its kernel may be one that can do more.
+            boot = await self.pool.boot_files(spec.virt)
+        return self.pool.take(boot, spec.resources)
 
     def _with_console(self, zone: LiveZone, failure: ZoneFailedError) -> ZoneFailedError:
         console = read_console(zone.folder)

@@ -1,8 +1,8 @@
 """Zones that are booted ahead of time: empty, of chosen sizes, and given to the next run that fits.
 
-A pool is kept full in the background, within a budget of memory, while nobody waits for a zone. What was taken is never
-put back: a zone that somebody has used is used by nobody else. A daemon that leaves destroys its pool, and one that
-was killed leaves domains that the next one knows by their handles, and destroys.
+A pool is kept full in the background, within a budget of memory, while nobody waits for a zone, or has just got one.
+What was taken is never put back: a zone that somebody has used is used by nobody else. A daemon that leaves destroys
+its pool, and one that was killed leaves domains that the next one knows by their handles, and destroys.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from zonal.errors import ResourceExhaustedError, ZonalError
 from zonal.xen.devices.vbd import Disk, plan_vbd
 from zonal.zones.boot_files import BootFiles
+from zonal.zones.calm import Calm
 from zonal.zones.greeting import Greeting
 from zonal.zones.host import XenHost
 from zonal.zones.host_memory import HostMemory
@@ -28,6 +29,7 @@ from zonal.zones.machine import Machine
 from zonal.zones.phases import PhaseClock
 from zonal.zones.pool_plan import PoolCounts, PoolPlan, check_plan
 from zonal.zones.resources import Resources
+from zonal.zones.shares import DRIVERS
 from zonal.zones.sources import BootSource
 from zonal.zones.watching import while_watching
 
@@ -77,9 +79,9 @@ class Pool:
         lives: asyncio.TaskGroup,
         *,
         agent_timeout: float,
-        quiet: asyncio.Event,
+        calm: Calm,
     ) -> None:
-        """``folder`` is the pool's own; ``quiet`` is set while nobody waits for a zone."""
+        """``folder`` is the pool's own, which is filled while there is ``calm``."""
         self.plan = PoolPlan()
         self.counts = PoolCounts()
         self._host = host
@@ -88,7 +90,7 @@ class Pool:
         self._folder = folder
         self._lives = lives
         self._agent_timeout = agent_timeout
-        self._quiet = quiet
+        self._calm = calm
         self._warm: list[WarmMachine] = []
         self._changed = asyncio.Event()
         self._filling: asyncio.Task[None] | None = None
@@ -97,6 +99,13 @@ class Pool:
     def warm(self) -> Sequence[Resources]:
         """The sizes of those that are there."""
         return [each.size for each in self._warm]
+
+    async def boot_files(self, virt: str = "") -> BootFiles:
+        """What its machines boot: the default kernel, or the one that can do what a pod may come to ask of it.
+
+        Raises as ``BootSource.boot_files``.
+        """
+        return await self._source.boot_files("", DRIVERS, virt)
 
     async def begin(self, plan: PoolPlan) -> None:
         """From now on it is kept as planned; what is too much goes."""
@@ -158,7 +167,7 @@ class Pool:
             if missing is None:
                 await self._changed.wait()
                 continue
-            await self._quiet.wait()
+            await self._calm.wait()
             try:
                 made = await self._make(missing)
             except ZonalError as error:
@@ -178,7 +187,7 @@ class Pool:
         zone_id = POOL_ID + secrets.token_hex(24)
         folder = self._folder / zone_id
         begun = time.monotonic_ns()
-        boot = await self._source.boot_files("")
+        boot = await self.boot_files()
         machine = Machine(
             *(self._host, self._memory, zone_id, f"warm-{zone_id[16:24]}", size, folder, PhaseClock(begun)),
             agent_timeout=self._agent_timeout,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -39,6 +40,8 @@ _SHARED = "json_extract(record, '$.spec.zone')"
 INDEX = f"CREATE INDEX IF NOT EXISTS zones_shared ON zones ({_SHARED}) WHERE {_SHARED} <> ''"
 """Of the workloads in zones that they share; an older Zonal keeps it up without knowing it."""
 _UNIQUE_NAME = "zones.name"
+_MOST_DECODED = 512
+"""Records that are kept in memory, of 10 KB or so."""
 _Decoded = ZoneRecord | ZoneSpec | Attached | Mount | NetworkSpec | Port | Resources | Restarts
 
 
@@ -51,6 +54,8 @@ class ZoneStore:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
+        self._decoded: OrderedDict[str, tuple[str, ZoneRecord]] = OrderedDict()
+        """Those that were asked for last, by id, with the text that they are of: one is asked for many times."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -136,51 +141,72 @@ class ZoneStore:
 
     def get(self, zone_id: str) -> ZoneRecord:
         """The record with this full id. Raises ``NotFoundError``."""
-        row = self._database.execute("SELECT record FROM zones WHERE id = ?", (zone_id,)).fetchone()
-        if row is None:
+        record = self._by_id(zone_id)
+        if record is None:
             raise no_such_zone(zone_id)
-        return decode_record(row[0])
+        return record
 
     def find(self, ref: str) -> ZoneRecord:
         """The zone with this id, name, or unique beginning of an id; in that order.
 
         Raises ``NotFoundError``, or ``InvalidInputError`` when several ids begin so.
         """
-        row = self._database.execute(
-            "SELECT record FROM zones WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1", (ref,)
-        ).fetchone()
+        if (found := self._by_id(ref)) is not None:
+            return found
+        row = self._database.execute("SELECT id, record FROM zones WHERE name = ?", (ref,)).fetchone()
         if row is not None:
-            return decode_record(row[0])
+            return self._decode(*row)
         if not ref or not set(ref) <= set("0123456789abcdef"):
             raise no_such_zone(ref)
         rows = self._database.execute(
-            "SELECT record FROM zones WHERE id >= ? AND id < ? ORDER BY id LIMIT 3", (ref, ref + "g")
+            "SELECT id, record FROM zones WHERE id >= ? AND id < ? ORDER BY id LIMIT 3", (ref, ref + "g")
         ).fetchall()
         if not rows:
             raise no_such_zone(ref)
         if len(rows) > 1:
-            ids = ", ".join(decode_record(row[0]).id[:SHORT_ID] for row in rows)
+            ids = ", ".join(row[0][:SHORT_ID] for row in rows)
             raise InvalidInputError(f"{ref!r} is the beginning of several zones' ids: {ids}", hint="give more of it")
-        return decode_record(rows[0][0])
+        return self._decode(*rows[0])
 
     def list(self) -> list[ZoneRecord]:
         """All records, the oldest first."""
-        rows = self._database.execute("SELECT record FROM zones ORDER BY created_ns, id").fetchall()
-        return [decode_record(row[0]) for row in rows]
+        rows = self._database.execute("SELECT id, record FROM zones ORDER BY created_ns, id").fetchall()
+        return [self._decode(*row) for row in rows]
 
     def sharing(self, zone_id: str) -> list[ZoneRecord]:
         """The workloads in a zone that they share, the oldest first, also those that have ended."""
-        query = f"SELECT record FROM zones WHERE {_SHARED} = ? AND {_SHARED} <> '' ORDER BY created_ns, id"
-        return [decode_record(row[0]) for row in self._database.execute(query, (zone_id,)).fetchall()]
+        query = f"SELECT id, record FROM zones WHERE {_SHARED} = ? AND {_SHARED} <> '' ORDER BY created_ns, id"
+        return [self._decode(*row) for row in self._database.execute(query, (zone_id,)).fetchall()]
 
     def remove(self, zone_id: str) -> None:
         """Forgets a zone; one that is not there is fine."""
         self._database.execute("DELETE FROM zones WHERE id = ?", (zone_id,))
+        self._decoded.pop(zone_id, None)
+
+    def _by_id(self, zone_id: str) -> ZoneRecord | None:
+        row = self._database.execute("SELECT id, record FROM zones WHERE id = ?", (zone_id,)).fetchone()
+        return None if row is None else self._decode(*row)
+
+    def _decode(self, zone_id: str, text: str) -> ZoneRecord:
+        known = self._decoded.get(zone_id)
+        return self._keep(text, known[1] if known is not None and known[0] == text else decode_record(text))
+
+    def _keep(self, text: str, record: ZoneRecord) -> ZoneRecord:
+        zone_id = record.id
+        self._decoded[zone_id] = (text, record)
+        self._decoded.move_to_end(zone_id)
+        if len(self._decoded) > _MOST_DECODED:
+            self._decoded.popitem(last=False)
+        return record
 
     def _change(self, zone_id: str, change: Callable[[ZoneRecord], ZoneRecord]) -> ZoneRecord:
-        record = change(self.get(zone_id))
-        self._database.execute("UPDATE zones SET record = ? WHERE id = ?", (encode_record(record), zone_id))
-        return record
+        before = self.get(zone_id)
+        record = change(before)
+        if record == before:
+            return before
+        text = encode_record(record)
+        self._database.execute("UPDATE zones SET record = ? WHERE id = ?", (text, zone_id))
+        return self._keep(text, record)
 
 
 def no_such_zone(ref: str) -> NotFoundError:
@@ -190,7 +216,19 @@ def no_such_zone(ref: str) -> NotFoundError:
 
 def encode_record(record: ZoneRecord) -> str:
     """The record as JSON."""
-    return json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(record, default=_fields_of, ensure_ascii=False, separators=(",", ":"))
+
+
+def _fields_of(value: object) -> dict[str, Any]:
+    """Of what JSON does not know, which are dataclasses: ``asdict`` would copy all that is in them first."""
+    if is_dataclass(value):
+        # Those with slots have no dictionary.
+        return (
+            vars(value)
+            if hasattr(value, "__dict__")
+            else {each.name: getattr(value, each.name) for each in fields(value)}
+        )
+    raise TypeError(f"{type(value).__name__} in a zone's record")
 
 
 def decode_record(text: str) -> ZoneRecord:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.simulation.figures import measure
+from benchmarks.simulation.pods import measure_pods
 from benchmarks.simulation.zonald import Zonald, simulated
 
 
@@ -37,3 +38,12 @@ def test_everything_is_measured(zonald: Zonald) -> None:
     assert all(min(point.start_ms, point.end_ms, point.list_ms, point.scrape_ms) > 0 for point in points)
     assert points[1].descriptors > points[0].descriptors
     assert all(point.taken_back_s >= point.answers_s / 2 for point in points)
+
+
+def test_pods_that_are_removed_leave_nothing(zonald: Zonald) -> None:
+    early, late = measure_pods(zonald, (5, 25), lambda _: None)
+    assert zonald.list() == []
+    assert (late.descriptors, late.files) == (early.descriptors, early.files)
+    assert late.threads <= early.threads + 2
+    assert late.mappings <= early.mappings + 8
+    assert late.resident_mib <= early.resident_mib + 2

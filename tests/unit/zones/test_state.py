@@ -76,6 +76,19 @@ def test_a_record_comes_back_as_it_was(made: ZoneRecord) -> None:
     assert decode_record(encode_record(made)) == made
 
 
+def test_what_others_have_written_since_is_read(tmp_path: Path) -> None:
+    with ZoneStore.open(tmp_path / "state.sqlite") as store, ZoneStore.open(tmp_path / "state.sqlite") as other:
+        store.add(record())
+        assert store.get("a" * 64) is store.find("one")
+        other.update("a" * 64, domain_id=7)
+        assert store.get("a" * 64).domain_id == 7
+        assert [each.domain_id for each in store.list()] == [7]
+        other.remove("a" * 64)
+        assert store.list() == []
+        with pytest.raises(NotFoundError):
+            store.get("a" * 64)
+
+
 def test_a_record_of_another_version_is_read_as_far_as_it_is_known() -> None:
     text = encode_record(record()).replace('"phases":[],', '"later":1,')
     assert '"later"' in text
