@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from benchmarks.simulation.doors import open_machine, stand_in_loop_devices
+from zonal.cri.pod_network import AUTO
 from zonal.cri.server import serving_cri
 from zonal.daemon.control import Services
 from zonal.daemon.kernels import Kernels
@@ -145,7 +146,7 @@ def main() -> None:
         serve(
             config,
             lambda config: open_services(machine, state, config),
-            beside=lambda services, _: serving_cri(services, state / CRI, state),
+            beside=lambda services, _: serving_cri(services, state / CRI, state, network=AUTO),
         )
     )
 

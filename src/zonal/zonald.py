@@ -26,7 +26,8 @@ async def _beside(services: Services, config: daemon.Config) -> AsyncGenerator[N
     from zonal.cri.server import serving_cri
 
     rule = RoutingRule(parse_handlers(config.cri_handlers))
-    async with serving_cri(services, config.cri, config.state, config.cri_fallback, rule):
+    network = config.cri_network
+    async with serving_cri(services, config.cri, config.state, config.cri_fallback, rule, network=network):
         yield
 
 

@@ -59,11 +59,14 @@ class Methods(WorkloadMethods):
         files = {str(name): str(text) for name, text in params.map("files").items()}
         routes = [(to, gateway) for to, _, gateway in (str(route).partition(" ") for route in params.list("routes"))]
         addresses = [str(address) for address in params.list("addresses")]
+        pairs = (str(neighbour).partition(" ") for neighbour in params.list("neighbours"))
+        neighbours = [(address, hardware) for address, _, hardware in pairs]
         try:
             network.write_files(files)
             if params.has("interface"):
                 name, mac = params.text("interface"), params.text("mac")
-                network.configure(name, mac, params.number("mtu", 1500, least=68, most=65535), addresses, routes)
+                mtu, exact = params.number("mtu", 1500, least=68, most=65535), params.flag("exact")
+                network.configure(name, mac, mtu, addresses, routes, neighbours, exact=exact)
         except ValueError as error:
             raise CallError("invalid", str(error)) from error
         except OSError as error:

@@ -20,12 +20,13 @@ NAMES = ("resolv.conf", "hosts", "hostname")
 
 _SECONDS = 10.0
 _NETLINK_ROUTE, _NETLINK_KOBJECT_UEVENT = 0, 15
-_NEWLINK, _NEWADDR, _NEWROUTE = 16, 20, 24
+_NEWLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH = 16, 20, 24, 28
 _REQUEST, _ACK, _CREATE, _REPLACE = 1, 4, 0x400, 0x100
 _ERROR = 2
 _IFLA_ADDRESS, _IFLA_MTU = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
-_IFA_F_NODAD = 2
+_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 2, 0x200
+_NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
@@ -36,8 +37,20 @@ _UP = 1
 _IPV6 = {"accept_dad": "0", "accept_ra": "0", "dad_transmits": "0", "router_solicitations": "0", "addr_gen_mode": "1"}
 
 
-def configure(name: str, mac: str, mtu: int, addresses: Iterable[str], routes: Iterable[tuple[str, str]]) -> None:
+def configure(
+    name: str,
+    mac: str,
+    mtu: int,
+    addresses: Iterable[str],
+    routes: Iterable[tuple[str, str]],
+    neighbours: Iterable[tuple[str, str]] = (),
+    *,
+    exact: bool = False,
+) -> None:
     """Brings the interface ``name`` up with ``addresses`` in CIDR and ``routes``, pairs of CIDR and gateway or "".
+
+    ``neighbours``: pairs of an address and the hardware address that it has for ever. ``exact``: an address brings no
+    way to its subnet with it, since all ways are among ``routes``.
 
     Raises ``OSError`` that names what the kernel refused, ``ValueError`` for what is no address.
     """
@@ -54,16 +67,26 @@ def configure(name: str, mac: str, mtu: int, addresses: Iterable[str], routes: I
         _ask(link, _NEWLINK, 0, _interface(index, 0) + settings, f"{name} with {mac}, MTU {mtu}")
         _ask(link, _NEWLINK, 0, _interface(index, _UP), f"{name} up")
         near: list[tuple[bytes, int]] = []
-        for text in (*addresses, _link_local(raw)):
+        own = _link_local(raw)
+        for text in (*addresses, own):
             family, address, bits = _parse(text)
             if family == _INET or has_ipv6:
-                near.append((address, bits))
-                _ask(link, _NEWADDR, _CREATE | _REPLACE, _address(index, family, address, bits), text)
+                flags = (_IFA_F_NODAD if family == _INET6 else 0) | (
+                    _IFA_F_NOPREFIXROUTE if exact and text != own else 0
+                )
+                if not flags & _IFA_F_NOPREFIXROUTE:
+                    near.append((address, bits))
+                _ask(link, _NEWADDR, _CREATE | _REPLACE, _address(index, family, address, bits, flags), text)
         for destination, gateway in routes:
             family, address, bits = _parse(destination)
             if family == _INET or has_ipv6:
                 route = _route(index, family, address, bits, _parse(gateway)[1] if gateway else b"", near)
                 _ask(link, _NEWROUTE, _CREATE | _REPLACE, route, f"the way to {destination} by {gateway or name}")
+        for text, hardware in neighbours:
+            family, address, _ = _parse(text)
+            if family == _INET or has_ipv6:
+                message = _neighbour(index, family, address, bytes.fromhex(hardware.replace(":", "")))
+                _ask(link, _NEWNEIGH, _CREATE | _REPLACE, message, f"{text} with {hardware}")
     finally:
         link.close()
 
@@ -96,7 +119,7 @@ def _wait_for(name: str) -> int:
         uevents.close()
 
 
-def _address(index: int, family: int, address: bytes, bits: int) -> bytes:
+def _address(index: int, family: int, address: bytes, bits: int, flags: int) -> bytes:
     # struct ifaddrmsg: family, length of the prefix, flags, scope, interface
     scope = _SCOPE_LINK if address[:2] == b"\xfe\x80" else _SCOPE_UNIVERSE
     message = bytes((family, bits, 0, scope)) + _u32(index)
@@ -104,7 +127,13 @@ def _address(index: int, family: int, address: bytes, bits: int) -> bytes:
     if family == _INET and bits < 31:
         broadcast = int.from_bytes(address, "big") | (1 << (32 - bits)) - 1
         message += _attribute(_IFA_BROADCAST, broadcast.to_bytes(4, "big"))
-    return message + _attribute(_IFA_FLAGS, _u32(_IFA_F_NODAD if family == _INET6 else 0))
+    return message + _attribute(_IFA_FLAGS, _u32(flags))
+
+
+def _neighbour(index: int, family: int, address: bytes, hardware: bytes) -> bytes:
+    # struct ndmsg: family, padding, interface, state, flags, type
+    head = bytes((family, 0, 0, 0)) + _u32(index) + _NUD_PERMANENT.to_bytes(2, "little") + bytes(2)
+    return head + _attribute(_NDA_DST, address) + _attribute(_NDA_LLADDR, hardware)
 
 
 def _route(

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Sequence
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Final
 
 import zonal
 from zonal.cri.api import runtime_pb2 as pb
+from zonal.cri.pod_network import PodNetwork
 from zonal.cri.pod_spec import HANDLERS
-from zonal.daemon.services import NetworkService
-from zonal.errors import InvalidInputError, UnavailableError, ZonalError
-from zonal.network.cni import PLUGIN_FOLDERS
-from zonal.network.networks import DEFAULT
+from zonal.errors import InvalidInputError, ZonalError
 from zonal.zones.spec import ZoneService
 
 log = logging.getLogger(__name__)
@@ -25,8 +20,6 @@ RUNTIME_API_VERSION: Final = "v1"
 KUBELET_API_VERSION: Final = "0.1.0"
 """Of the kubelet's API for runtimes, as every runtime answers."""
 NAME: Final = "zonal"
-PLUGINS: Final = ("bridge", "host-local")
-"""CNI plugins that Zonal's own network needs."""
 MAX_RANGES: Final = 8
 """Pod CIDRs that a kubelet can tell: one for each family, in truth."""
 
@@ -34,12 +27,9 @@ MAX_RANGES: Final = 8
 class RuntimeInfo:
     """See the module."""
 
-    def __init__(
-        self, zones: ZoneService, networks: NetworkService, plugin_folders: Sequence[Path] = PLUGIN_FOLDERS
-    ) -> None:
+    def __init__(self, zones: ZoneService, network: PodNetwork) -> None:
         self._zones = zones
-        self._networks = networks
-        self._plugin_folders = plugin_folders
+        self._network = network
         self._pod_ranges: tuple[str, ...] = ()
 
     @staticmethod
@@ -54,7 +44,7 @@ class RuntimeInfo:
 
     async def status(self, *, verbose: bool) -> pb.StatusResponse:
         """Whether pods can be run, and what they can have; with ``verbose`` more, as JSON."""
-        runtime, network = await self._runtime_condition(), self._network_condition()
+        runtime, network = await self._runtime_condition(), await self._network_condition()
         return pb.StatusResponse(
             status=pb.RuntimeStatus(conditions=[runtime, network]),
             # A user namespace that the kubelet maps, and read-only mounts with all below them, are not ours to give.
@@ -93,25 +83,15 @@ class RuntimeInfo:
             return pb.RuntimeCondition(type="RuntimeReady", reason="XenNotReachable", message=str(error))
         return pb.RuntimeCondition(type="RuntimeReady", status=True)
 
-    def _network_condition(self) -> pb.RuntimeCondition:
+    async def _network_condition(self) -> pb.RuntimeCondition:
         try:
-            network = self._networks.networks.find(DEFAULT)
-            if not network.source:
-                self._check_plugins()
+            await self._network.check()
         except (ZonalError, OSError) as error:
             return pb.RuntimeCondition(type="NetworkReady", reason="NetworkPluginNotReady", message=str(error))
         return pb.RuntimeCondition(type="NetworkReady", status=True)
 
-    def _check_plugins(self) -> None:
-        path = ":".join(map(str, self._plugin_folders))
-        missing = [name for name in PLUGINS if shutil.which(name, path=path) is None]
-        if missing:
-            raise UnavailableError(
-                f"no CNI plugin {', '.join(missing)} in {path}", hint="install containernetworking-plugins"
-            )
-
     async def _details(self) -> dict[str, object]:
-        details: dict[str, object] = {"podRanges": self._pod_ranges, "networkPlugins": list(map(str, PLUGIN_FOLDERS))}
+        details: dict[str, object] = {"podRanges": self._pod_ranges, "network": self._network.describe()}
         try:
             host = await self._zones.host()
         except (ZonalError, OSError) as error:

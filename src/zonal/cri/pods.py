@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from zonal.cri.api import runtime_pb2 as pb
+from zonal.cri.pod_network import PodNetwork
 from zonal.cri.pod_spec import check_handler, check_metadata, pod_request, pod_size
 from zonal.cri.records import CriStore, PodEntry
 from zonal.daemon.requested import RequestedZones
@@ -17,15 +18,18 @@ from zonal.zones.resources import ResourceChange
 from zonal.zones.spec import ZoneRecord, ZoneService, ZoneState, ZoneUpdate
 
 _Key = tuple[str, str, str, int]
+LOOK_SECONDS = 60.0
+"""Between two looks after the networks of all pods."""
 
 
 class Pods:
     """See the module. Every call may come twice, or again after the kubelet gave up waiting."""
 
-    def __init__(self, store: CriStore, zones: ZoneService, requested: RequestedZones) -> None:
+    def __init__(self, store: CriStore, zones: ZoneService, requested: RequestedZones, network: PodNetwork) -> None:
         self._store = store
         self._zones = zones
         self._requested = requested
+        self._network = network
         self._making: dict[_Key, asyncio.Lock] = {}
 
     async def run(self, config: pb.PodSandboxConfig, handler: str) -> PodEntry:
@@ -37,6 +41,7 @@ class Pods:
         check_metadata(config)
         check_handler(handler)
         request = pod_request(config)
+        chosen = self._network.choose(request)
         key = _key(config)
         lock = self._making.setdefault(key, asyncio.Lock())
         try:
@@ -50,6 +55,7 @@ class Pods:
                         hint="remove it, or count the attempt up",
                     )
                 spec = await self._requested.resolve(request)
+                spec = replace(spec, network=self._network.for_pod(spec.network, spec.id, config, chosen))
                 entry = PodEntry(spec.id, config, handler)
                 self._store.put_pod(entry)
                 try:
@@ -83,11 +89,12 @@ class Pods:
             with suppress(NotFoundError):
                 await self._zones.remove(entry.id, force=True)
             self._store.remove_pod(entry.id)
+            self._network.forget(entry.id)
         return entry
 
     async def ready(self, entry: PodEntry) -> bool:
         """Whether containers can be started in it."""
-        return not entry.stopped and _runs(await self.record(entry))
+        return self._state(entry, await self.record(entry)) == pb.SANDBOX_READY
 
     async def check_ready(self, entry: PodEntry) -> None:
         """Raises ``WrongStateError`` for one that is not."""
@@ -109,7 +116,7 @@ class Pods:
         return pb.PodSandboxStatus(
             id=entry.id,
             metadata=entry.config.metadata,
-            state=_state(entry, record),
+            state=self._state(entry, record),
             created_at=record.created_ns if record is not None else 0,
             network=pb.PodSandboxNetworkStatus(ip=addresses[0] if addresses else "", additional_ips=ips),
             linux=pb.LinuxPodSandboxStatus(namespaces=pb.Namespace(options=linux)),
@@ -125,7 +132,7 @@ class Pods:
             pb.PodSandbox(
                 id=entry.id,
                 metadata=entry.config.metadata,
-                state=_state(entry, records.get(entry.id)),
+                state=self._state(entry, records.get(entry.id)),
                 created_at=records[entry.id].created_ns if entry.id in records else 0,
                 labels=entry.config.labels,
                 annotations=entry.config.annotations,
@@ -134,7 +141,7 @@ class Pods:
             for entry in tuple(self._store.pods.values())
             if entry.made
             and entry.id.startswith(wanted.id)
-            and (not wanted.HasField("state") or wanted.state.state == _state(entry, records.get(entry.id)))
+            and (not wanted.HasField("state") or wanted.state.state == self._state(entry, records.get(entry.id)))
             and selected(entry.config.labels, wanted.label_selector)
         ]
 
@@ -149,6 +156,19 @@ class Pods:
         change = ResourceChange(memory=floor, memory_max=ceiling, cpus=cpus)
         await self._zones.update(entry.id, ZoneUpdate(resources=change))
         self._store.put_pod(replace(self._store.find_pod(entry.id), config=config))
+
+    async def watch_networks(self) -> None:
+        """Has plugins give up what is nobody's, and looks after the networks of all pods, for ever."""
+        await self._network.collect()
+        while True:
+            for entry in tuple(self._store.pods.values()):
+                if entry.made and not entry.stopped and _runs(await self.record(entry)):
+                    await self._network.look(entry.id)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _state(self, entry: PodEntry, record: ZoneRecord | None) -> pb.PodSandboxState:
+        lost = self._network.is_lost(entry.id)
+        return pb.SANDBOX_READY if not entry.stopped and _runs(record) and not lost else pb.SANDBOX_NOTREADY
 
     def _named(self, key: _Key) -> PodEntry | None:
         return next((each for each in self._store.pods.values() if _key(each.config) == key), None)
@@ -166,7 +186,3 @@ def _key(config: pb.PodSandboxConfig) -> _Key:
 
 def _runs(record: ZoneRecord | None) -> bool:
     return record is not None and record.state in (ZoneState.RUNNING, ZoneState.PAUSED)
-
-
-def _state(entry: PodEntry, record: ZoneRecord | None) -> pb.PodSandboxState:
-    return pb.SANDBOX_READY if not entry.stopped and _runs(record) else pb.SANDBOX_NOTREADY

@@ -20,6 +20,7 @@ from zonal.cri.info import RuntimeInfo
 from zonal.cri.logs import ContainerLogs
 from zonal.cri.metrics import Metrics
 from zonal.cri.passthrough import passing_through
+from zonal.cri.pod_network import PodNetwork
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
 from zonal.cri.routes import RoutingRule
@@ -40,11 +41,18 @@ _OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 
 
 @asynccontextmanager
 async def serving_cri(
-    services: Services, socket: Path, state: Path, fallback: Path | None = None, rule: RoutingRule | None = None
+    services: Services,
+    socket: Path,
+    state: Path,
+    fallback: Path | None = None,
+    rule: RoutingRule | None = None,
+    *,
+    network: str = "",
 ) -> AsyncGenerator[None]:
     """Serves both services within the block. Raises ``ZonalError`` when it cannot listen there.
 
-    With ``fallback``, the socket of another runtime, pods that are not ours by ``rule`` are handed on to that.
+    With ``fallback``, the socket of another runtime, pods that are not ours by ``rule`` are handed on to that. Pods are
+    on ``network``; see ``PodNetwork``.
     """
     async with AsyncExitStack() as stack:
         store = CriStore.open(state / STORE)
@@ -52,7 +60,8 @@ async def serving_cri(
         await _forget_lost(store, services)
         requested = requested_zones(services)
         zones = services.zones
-        pods = Pods(store, zones, requested)
+        pod_network = PodNetwork(services.networks, network)
+        pods = Pods(store, zones, requested, pod_network)
         logs = ContainerLogs(zones)
         stack.push_async_callback(logs.close)
         containers = Containers(store, zones, services.images, requested, pods, logs)
@@ -60,11 +69,13 @@ async def serving_cri(
         events = Events(store, zones, pods, containers)
         watching = asyncio.create_task(events.watch())
         stack.callback(watching.cancel)
+        looking = asyncio.create_task(pods.watch_networks())
+        stack.callback(looking.cancel)
         streaming = await stack.enter_async_context(StreamingServer(Streams(store, zones, pods)))
         images = Images(services.images, state / "images")
         stats = Stats(store, zones, state)
         metrics = Metrics(store, zones, stats)
-        info = RuntimeInfo(zones, services.networks)
+        info = RuntimeInfo(zones, pod_network)
         calls = cri_calls(Parts(store, zones, pods, containers, images, events, streaming, stats, metrics, info))
         if fallback is None:
             served = handlers(calls)

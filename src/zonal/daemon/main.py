@@ -38,6 +38,12 @@ CRI_SOCKET = "cri.sock"
 CRI_FALLBACK_VARIABLE = "ZONALD_CRI_FALLBACK"
 CRI_HANDLERS_VARIABLE = "ZONALD_CRI_HANDLERS"
 CRI_HANDLERS = ",zonal,edera"
+CRI_NETWORK_VARIABLE = "ZONALD_CRI_NETWORK"
+CNI_CONF_DIR_VARIABLE = "ZONALD_CNI_CONF_DIR"
+CNI_BIN_DIR_VARIABLE = "ZONALD_CNI_BIN_DIR"
+CNI_CONF_DIR = "/etc/cni/net.d"
+CNI_BIN_DIR = "/usr/lib/cni:/opt/cni/bin"
+"""Debian's place, and everybody else's."""
 DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
@@ -73,6 +79,10 @@ class Config:
     """Socket for a kubelet; none: it is not served."""
     cri_fallback: Path | None = None
     """The socket of another runtime, for pods that are not ours."""
+    cri_network: str = ""
+    """What pods are on: a network's name, "" for the cluster's configuration, "auto" for Zonal's where that is not."""
+    cni_configurations: Path = Path(CNI_CONF_DIR)
+    cni_plugins: tuple[Path, ...] = tuple(map(Path, CNI_BIN_DIR.split(":")))
     cri_handlers: str = CRI_HANDLERS
     """Handlers of RuntimeClasses that are ours, with commas between; the empty one is that of pods without a class."""
     virt: str = "auto"
@@ -184,6 +194,9 @@ def _config(options: argparse.Namespace) -> Config:
         cri=_cri(options),
         cri_fallback=Path(options.cri_fallback).absolute() if options.cri_fallback else None,
         cri_handlers=options.cri_handlers,
+        cri_network=options.cri_network,
+        cni_configurations=Path(options.cni_conf_dir).absolute(),
+        cni_plugins=tuple(Path(each).absolute() for each in options.cni_bin_dir.split(":") if each),
     )
 
 
@@ -274,6 +287,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=os.environ.get(CRI_HANDLERS_VARIABLE, CRI_HANDLERS),
         help="of RuntimeClasses that are ours, where there is another runtime; an empty one is of pods without a class "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cri-network",
+        metavar="NAME",
+        default=os.environ.get(CRI_NETWORK_VARIABLE, ""),
+        help="that pods are on; auto: the cluster's, or Zonal's own while there is none (default: the cluster's, which "
+        "is the first in --cni-conf-dir)",
+    )
+    parser.add_argument(
+        "--cni-conf-dir",
+        metavar="FOLDER",
+        default=os.environ.get(CNI_CONF_DIR_VARIABLE) or CNI_CONF_DIR,
+        help="of network configurations (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cni-bin-dir",
+        metavar="FOLDERS",
+        default=os.environ.get(CNI_BIN_DIR_VARIABLE) or CNI_BIN_DIR,
+        help="of network plugins, with colons between (default: %(default)s)",
     )
     parser.add_argument(
         "--virt",

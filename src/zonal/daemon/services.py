@@ -15,7 +15,7 @@ from zonal.images.image import Image, Pruned, Pulled, Removed, Usage
 from zonal.images.lease import Lease
 from zonal.images.pull import LayerNews
 from zonal.images.skopeo import Access
-from zonal.network.networks import NetworkStore
+from zonal.network.networks import Network, NetworkStore
 from zonal.volumes.store import Volume
 from zonal.xen.machine import LogPart, Machine
 
@@ -159,6 +159,22 @@ class NetworkService(Protocol):
 
     async def remove_network(self, name: str) -> None:
         """Raises ``NotFoundError``, ``WrongStateError``."""
+        ...
+
+    def is_there(self, zone_id: str) -> bool:
+        """Whether a zone's network is there, if it has one: a quick look."""
+        ...
+
+    async def check(self, zone_id: str) -> None:
+        """Raises ``ZonalError`` when a zone's network is not as it was left."""
+        ...
+
+    async def status(self, network: Network) -> None:
+        """Raises ``ZonalError`` when zones cannot be attached to a network now."""
+        ...
+
+    async def collect(self, network: Network, others: Sequence[tuple[str, str]] = ()) -> None:
+        """Has a network's plugins give up what is of no zone, nor of ``others``. Raises ``ZonalError``."""
         ...
 
 

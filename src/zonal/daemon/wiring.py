@@ -13,6 +13,7 @@ from zonal.daemon.xen_host import XenMachine
 from zonal.images.kernels import KernelStore
 from zonal.images.store import ImageStore
 from zonal.network.attachments import Attachments
+from zonal.network.cni import Client
 from zonal.network.networks import NetworkStore
 from zonal.volumes.store import VolumeStore
 from zonal.xen.machine import read_machine
@@ -33,7 +34,8 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
         kernels = KernelStore(state / "kernels")
         volumes = VolumeStore(state / "volumes")
         runtime = config.socket.parent / "network"
-        attachments = Attachments(NetworkStore(state / "networks", runtime / "leases"), runtime)
+        networks = NetworkStore(state / "networks", runtime / "leases", configurations=config.cni_configurations)
+        attachments = Attachments(networks, runtime, Client(config.cni_plugins))
         stack.callback(attachments.close)
         boot = BootFileStore(kernels, state / "system", zone_kinds(read_machine(host.hypervisor), config.virt))
         zones = await stack.enter_async_context(

@@ -110,6 +110,8 @@ Environment=PYTHONPATH={SOURCE}:{LIB}
 Environment=LANG=C.UTF-8
 # What the processor has for virtual machines is emulated as well, and slower than doing without.
 Environment=ZONALD_VIRT=pv
+# Pods need no network configuration here, and follow one that is put there.
+Environment=ZONALD_CRI_NETWORK=auto
 ExecStart=
 ExecStart=/usr/bin/python3 -m zonal.zonald --listen-tls 0.0.0.0:{ZONALD_PORT} --tls-dir {TLS}
 # Opening the second port of the lab's virtio-serial controller raises an event outside.

@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any, Final
 
-from zonal.errors import UnavailableError, WrongStateError, ZonalError
+from zonal.errors import DeadlineError, UnavailableError, WrongStateError, ZonalError
 from zonal.network import cni, firewall, namespaces
 from zonal.network.links import delete_link, find_link
 from zonal.network.names import Names, NetworkNames
 from zonal.network.netlink import Netlink
 from zonal.network.networks import Network, NetworkStore
 from zonal.network.ports import HeldPorts, Port
+from zonal.network.setup import Setup, read_setup
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,12 @@ class Attachment:
     result: cni.Result | None = None
     """What the plugins gave; ``None`` while they work."""
     mtu: int = 1500
+    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+    """CNI_ARGS beyond those that every zone has."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Likewise for plugins that take them."""
+    setup: Setup | None = None
+    """Where an operator's plugins decide: how they have left their interface."""
 
     @property
     def namespace(self) -> str:
@@ -57,17 +64,17 @@ class Attachment:
     def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
         """The zone's addresses, with the lengths of their prefixes."""
         result = self.result or {}
-        return tuple(ip_interface(str(ip["address"])) for ip in result.get("ips", ()))
+        return tuple(ip_interface(str(ip["address"])) for ip in result.get("ips") or ())
 
     @property
     def routes(self) -> tuple[tuple[str, str], ...]:
         """Pairs of a destination, in CIDR, and the gateway that leads there; empty for none."""
         result = self.result or {}
         gateways = {
-            ip_interface(str(ip["address"])).version: str(ip.get("gateway") or "") for ip in result.get("ips", ())
+            ip_interface(str(ip["address"])).version: str(ip.get("gateway") or "") for ip in result.get("ips") or ()
         }
         found: list[tuple[str, str]] = []
-        for route in result.get("routes", ()):
+        for route in result.get("routes") or ():
             destination = ip_interface(str(route["dst"])).network
             found.append((str(destination), str(route.get("gw") or gateways.get(destination.version, ""))))
         return tuple(found)
@@ -112,7 +119,17 @@ class Attachments:
         """A zone's; ``None`` when it has none."""
         return self._known.get(zone_id)
 
-    async def attach(self, zone_id: str, name: str, network: str, mac: str, ports: Sequence[Port]) -> Attachment:
+    async def attach(
+        self,
+        zone_id: str,
+        name: str,
+        network: str,
+        mac: str,
+        ports: Sequence[Port],
+        *,
+        arguments: Mapping[str, str] | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+    ) -> Attachment:
         """Makes a zone's namespace and attaches it. Raises ``ZonalError``; then nothing is left of it."""
         wanted = self.networks.find(network)
         configuration = self.networks.configuration(wanted)
@@ -122,6 +139,7 @@ class Attachments:
             )
         held = self._held.hold(f"zone {name}", ports)
         attachment = Attachment(zone_id, name, network, mac, held, asdict(configuration))
+        attachment = replace(attachment, arguments=arguments or {}, capabilities=capabilities or {})
         self._write(attachment)
         try:
             return await self._make(attachment, wanted)
@@ -173,6 +191,35 @@ class Attachments:
             await self._apply()
         self._tell_names()
 
+    async def check(self, zone_id: str) -> None:
+        """Raises ``ZonalError`` when a zone's network is not as it was left; of one that has none there is nothing."""
+        attachment = self._known.get(zone_id)
+        if attachment is None or attachment.result is None:
+            return
+        if not self.is_there(zone_id):
+            raise WrongStateError(f"the network namespace {attachment.namespace} is gone")
+        path = str(namespaces.path_of(attachment.namespace))
+        await self._client.check(_configuration(attachment), _target(attachment, path), attachment.result)
+
+    def is_there(self, zone_id: str) -> bool:
+        """Whether a zone's namespace is there, if it should be; costs next to nothing."""
+        attachment = self._known.get(zone_id)
+        return attachment is None or attachment.result is None or namespaces.is_there(attachment.namespace)
+
+    async def status(self, network: Network) -> None:
+        """Raises ``ZonalError`` when the plugins of a network cannot attach anything now, or are not there."""
+        configuration = self.networks.configuration(network)
+        self._client.find_all(configuration)
+        await self._client.status(configuration)
+
+    async def collect(self, network: Network, others: Sequence[tuple[str, str]] = ()) -> None:
+        """Has the plugins of a network give up what no zone of ours has, nor any of ``others``: container, interface.
+
+        Raises ``ZonalError``.
+        """
+        valid = [(each.zone, INTERFACE) for each in self.all() if each.network == network.name]
+        await self._client.collect(self.networks.configuration(network), [*valid, *others])
+
     def users(self, network: str) -> list[str]:
         """The names of the zones that are on a network."""
         return [attachment.name for attachment in self.all() if attachment.network == network]
@@ -211,10 +258,11 @@ class Attachments:
             raise UnavailableError(f"the network {attachment.network} gave zone {attachment.name} no address")
         with self.netlink(attachment) as netlink:
             link = find_link(netlink, INTERFACE)
-        if link is None:
-            raise UnavailableError(f"the network {attachment.network} made no interface {INTERFACE}")
+            if link is None:
+                raise UnavailableError(f"the network {attachment.network} made no interface {INTERFACE}")
+            setup = read_setup(netlink, link.index) if network.source else None
         # The plugins' own address counts: what is beyond it may have learnt it.
-        attachment = replace(attachment, mac=link.mac, mtu=link.mtu)
+        attachment = replace(attachment, mac=link.mac, mtu=link.mtu, setup=setup)
         self._write(attachment)
         self._tell_names()
         if attachment.ports and network.bridge:
@@ -247,6 +295,7 @@ class Attachments:
 
     async def _undo(self, attachment: Attachment, *, keep_namespace: bool = False) -> None:
         self._held.release(f"zone {attachment.name}")
+        undone = True  # else the record stays, and the next daemon tries again
         namespace = namespaces.path_of(attachment.namespace)
         path = str(namespace) if namespace.exists() else ""
         task = asyncio.ensure_future(
@@ -255,6 +304,7 @@ class Attachments:
         try:
             await asyncio.shield(task)
         except ZonalError as error:
+            undone = not isinstance(error, cni.PluginError | DeadlineError)
             log.warning("zone %s: not all of its network is undone: %s", attachment.name, error)
         except asyncio.CancelledError:
             # Half undone is worse than late.
@@ -264,7 +314,8 @@ class Attachments:
             if not keep_namespace:
                 namespaces.delete(attachment.namespace)
             self._known.pop(attachment.zone, None)
-            (self._folder / f"{attachment.zone}.json").unlink(missing_ok=True)
+            if undone:
+                (self._folder / f"{attachment.zone}.json").unlink(missing_ok=True)
             self._tell_names()
         if attachment.ports:
             try:
@@ -298,6 +349,10 @@ class Attachments:
 def decode(values: dict[str, Any]) -> Attachment:
     """The attachment of what was written down."""
     ports = tuple(Port(**port) for port in values.pop("ports"))
+    if values.get("setup") is not None:
+        setup = values["setup"]
+        pairs = {name: tuple((first, second) for first, second in setup[name]) for name in ("routes", "neighbours")}
+        values["setup"] = Setup(addresses=tuple(setup["addresses"]), **pairs)
     return Attachment(**values, ports=ports)
 
 
@@ -308,9 +363,9 @@ def _configuration(attachment: Attachment) -> cni.Configuration:
 
 
 def _target(attachment: Attachment, namespace: str) -> cni.Target:
-    capabilities: dict[str, Any] = {"mac": attachment.mac}
+    capabilities: dict[str, Any] = {"mac": attachment.mac, **attachment.capabilities}
     if attachment.ports:
         capabilities["portMappings"] = [port.mapping() for port in attachment.ports]
     # Some plugins take it by the one way, some by the other.
-    arguments = {"IgnoreUnknown": "1", "MAC": attachment.mac}
+    arguments = {"IgnoreUnknown": "1", "MAC": attachment.mac, **attachment.arguments}
     return cni.Target(attachment.zone, namespace, INTERFACE, arguments, capabilities)

@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,6 +28,7 @@ PLUGIN_FOLDERS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PLUGIN_TIMEOUT = 120.0
 MAX_OUTPUT = 1 << 20
 """Bytes that a plugin may print."""
+_MAX_QUOTED = 200
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _WITH_PREVIOUS_RESULT = ("1.1.0", "1.0.0", "0.4.0")
 """Versions that know CHECK, and give ``prevResult`` to DEL."""
@@ -202,6 +204,11 @@ class Client:
             raise _failure(kind, command, printed, said)
         return printed
 
+    def find_all(self, network: Configuration) -> None:
+        """Raises ``UnavailableError`` for a plugin that is not installed."""
+        for plugin in network.plugins:
+            self._find(str(plugin["type"]))
+
     def _find(self, kind: str) -> Path:
         for folder in self._folders:
             path = folder / kind
@@ -219,8 +226,30 @@ def _parse_result(printed: bytes, plugin: Mapping[str, Any]) -> Result:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise PluginError(f"the network plugin {plugin['type']} gave no result")
-    return cast("Result", document)
+        quoted = printed[:_MAX_QUOTED].decode(errors="replace")
+        raise PluginError(f"the network plugin {plugin['type']} gave no result, but {quoted!r}")
+    result = cast("Result", document)
+    try:
+        _check_result(result)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PluginError(f"the network plugin {plugin['type']} gave a result that cannot be: {error}") from error
+    return result
+
+
+def _check_result(result: Result) -> None:
+    """Raises one of several for what later code could not read."""
+    for each in result.get("ips") or ():
+        ip_interface(str(each["address"]))
+        if each.get("gateway"):
+            ip_address(str(each["gateway"]))
+    for each in result.get("routes") or ():
+        ip_interface(str(each["dst"]))
+        if each.get("gw"):
+            ip_address(str(each["gw"]))
+    dns: dict[str, Any] = result.get("dns") or {}
+    for key in ("nameservers", "search", "options"):
+        if not isinstance(dns.get(key) or [], list):
+            raise ValueError(f"dns {key} is no list")
 
 
 def _failure(kind: str, command: str, printed: bytes, said: bytes) -> ZonalError:

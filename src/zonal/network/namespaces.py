@@ -47,6 +47,14 @@ def path_of(name: str) -> Path:
     return FOLDER / name
 
 
+def is_there(name: str) -> bool:
+    """Whether there is a namespace of this name, and not just a file where one was."""
+    path = path_of(name)
+    with suppress(OSError):
+        return path.stat().st_dev != FOLDER.stat().st_dev
+    return False
+
+
 def ours() -> list[str]:
     """The names of those that this module has made, and are there."""
     return sorted(path.name for path in FOLDER.glob(f"{PREFIX}*")) if FOLDER.is_dir() else []

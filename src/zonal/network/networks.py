@@ -23,6 +23,7 @@ from zonal.errors import (
     InvalidInputError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
     WrongStateError,
     ZonalError,
 )
@@ -108,6 +109,18 @@ class NetworkStore:
             places = ", ".join(network.source or "Zonal's own" for network in found)
             raise InvalidInputError(f"several networks are called {name!r}: {places}", hint="rename all but one")
         return found[0]
+
+    def first(self) -> Network:
+        """Of the operator's the first by the name of its file, which is the cluster's. Raises ``UnavailableError``."""
+        found = self._foreign()
+        if found:
+            return found[0]
+        unusable = [path.name for path in _configuration_files(self._configurations)]
+        there = f"none of its files can be used: {', '.join(unusable[:8])}" if unusable else "there is none"
+        raise UnavailableError(
+            f"no network configuration in {self._configurations}: {there}",
+            hint="the cluster's network plugin writes one; `zonal k8s install` does where there is none",
+        )
 
     def own(self) -> list[Network]:
         """Those with a bridge of ours."""
@@ -206,18 +219,22 @@ class NetworkStore:
 
     def _foreign(self) -> list[Network]:
         found: list[Network] = []
-        if self._configurations.is_dir():
-            for path in sorted(self._configurations.iterdir()):
-                if path.suffix in (".conf", ".conflist", ".json"):
-                    try:
-                        name = cni.parse_configuration(_read_json(path), str(path)).name
-                    except ZonalError:
-                        continue
-                    found.append(Network(name, source=str(path)))
+        for path in _configuration_files(self._configurations):
+            try:
+                name = cni.parse_configuration(_read_json(path), str(path)).name
+            except ZonalError:
+                continue
+            found.append(Network(name, source=str(path)))
         return found
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
+
+
+def _configuration_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix in (".conf", ".conflist", ".json"))
 
 
 def check_name(name: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from zonal.network.networks import NONE
 from zonal.network.ports import Port
@@ -26,6 +27,10 @@ class NetworkSpec:
     dns_options: tuple[str, ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()
     """Further lines of /etc/hosts, pairs of a name and an address or ``host-gateway``."""
+    arguments: tuple[tuple[str, str], ...] = ()
+    """CNI_ARGS for the network's plugins, beyond those that every zone has."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Likewise for those plugins that say that they take it (CNI's conventions, "Dynamic Plugin specific Fields")."""
 
 
 NO_NETWORK: Final = NetworkSpec()

@@ -87,7 +87,11 @@ class ZoneNetwork:
             return
         spec, wanted = self._spec, self._wanted
         self._attaching = asyncio.ensure_future(
-            self._attachments.attach(spec.id, spec.name, wanted.network, wanted.mac, wanted.ports)
+            self._attachments.attach(
+                *(spec.id, spec.name, wanted.network, wanted.mac, wanted.ports),
+                arguments=dict(wanted.arguments),
+                capabilities=wanted.capabilities,
+            )
         )
         stack.push_async_callback(self._close, leaving)
 
@@ -153,7 +157,7 @@ class ZoneNetwork:
     def _gateways(self, attachment: Attachment | None) -> tuple[str, ...]:
         if attachment is None:
             return ()
-        ips = (attachment.result or {}).get("ips", ())
+        ips = (attachment.result or {}).get("ips") or ()
         return tuple(str(ip["gateway"]) for ip in ips if ip.get("gateway"))
 
     async def _join(self, domain_id: int) -> Attachment:
@@ -218,11 +222,20 @@ def network_parameters(spec: ZoneSpec, attachment: Attachment | None, gateways: 
     }
     if attachment is None:
         return {"files": files}
+    interface: dict[str, Value] = {"interface": INTERFACE, "mac": attachment.mac, "mtu": attachment.mtu}
+    if attachment.setup is not None:
+        setup = attachment.setup
+        return {
+            "files": files,
+            **interface,
+            "addresses": [*setup.addresses],
+            "routes": [f"{destination} {gateway}" for destination, gateway in setup.routes],
+            "neighbours": [f"{address} {hardware}" for address, hardware in setup.neighbours],
+            "exact": True,
+        }
     return {
         "files": files,
-        "interface": INTERFACE,
-        "mac": attachment.mac,
-        "mtu": attachment.mtu,
+        **interface,
         "addresses": [str(address) for address in attachment.addresses],
         "routes": [f"{destination} {gateway}" for destination, gateway in attachment.routes],
     }

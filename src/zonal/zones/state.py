@@ -272,7 +272,8 @@ def _decode_network(data: Any) -> NetworkSpec:
     for name in ("dns", "dns_search", "dns_options"):
         values[name] = tuple(values.get(name, ()))
     values["ports"] = tuple(_decode_port(each) for each in values.get("ports", ()))
-    values["hosts"] = tuple((name, address) for name, address in values.get("hosts", ()))
+    for name in ("hosts", "arguments"):
+        values[name] = tuple((first, second) for first, second in values.get(name, ()))
     return NetworkSpec(**values)
 
 

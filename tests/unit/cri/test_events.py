@@ -16,6 +16,7 @@ from zonal.cri.api import runtime_pb2 as pb
 from zonal.cri.containers import Containers
 from zonal.cri.events import MAX_WAITING, Events
 from zonal.cri.logs import ContainerLogs
+from zonal.cri.pod_network import AUTO, PodNetwork
 from zonal.cri.pods import Pods
 from zonal.cri.records import CriStore
 from zonal.cri.server import STORE
@@ -41,7 +42,7 @@ class Open:
         services = await self._services.__aenter__()
         self._store = CriStore.open(self._folder / STORE)
         requested, zones = requested_zones(services), services.zones
-        pods = Pods(self._store, zones, requested)
+        pods = Pods(self._store, zones, requested, PodNetwork(services.networks, AUTO))
         containers = Containers(self._store, zones, services.images, requested, pods, ContainerLogs(zones))
         self.told = cast("Any", zones).told
         events = Events(self._store, zones, pods, containers)

@@ -24,6 +24,7 @@ from tests.unit.images.registry import PASSWORD, USER, Registry, make_authority,
 from tests.unit.images.tarballs import OciLayout, configuration, file, folder, tarball
 from zonal.cri.api import runtime_pb2 as pb
 from zonal.cri.credentials import login_for
+from zonal.cri.pod_network import AUTO
 from zonal.cri.records import ContainerEntry, CriStore, PodEntry
 from zonal.cri.server import STORE, serving_cri
 from zonal.errors import InvalidInputError, UnsupportedError
@@ -65,7 +66,7 @@ async def connected(state: Path) -> AsyncGenerator[tuple[Client, ImageStore]]:
             real = replace(services, images=cast("Any", store))
             socket = state / "cri.sock"
             channel = cast("Any", grpc.aio).insecure_channel(f"unix:{socket}")
-            async with serving_cri(real, socket, state), channel:
+            async with serving_cri(real, socket, state, network=AUTO), channel:
                 yield Client(channel, cast("Any", services.zones)), store
     finally:
         store.close()

@@ -18,8 +18,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.unit.daemon.local_zones import LocalZones, open_local_services
 from zonal.cri.api import runtime_pb2 as pb
-from zonal.cri.info import PLUGINS, RuntimeInfo
+from zonal.cri.info import RuntimeInfo
 from zonal.cri.metric_kinds import LABELS
+from zonal.cri.pod_network import AUTO, PodNetwork
 from zonal.cri.rates import SHORTEST_NS, Rates
 from zonal.cri.records import ContainerEntry, CriStore, PodEntry
 from zonal.cri.server import STORE, serving_cri
@@ -123,7 +124,7 @@ async def connected(folder: Path) -> AsyncGenerator[Client]:
         measured: Services = replace(services, zones=zones)
         socket = folder / "cri.sock"
         channel = cast("Any", grpc.aio).insecure_channel(f"unix:{socket}")
-        async with serving_cri(measured, socket, folder), channel:
+        async with serving_cri(measured, socket, folder, network=AUTO), channel:
             yield Client(channel, zones)
 
 
@@ -266,18 +267,29 @@ async def test_checkpoints_are_refused_with_a_reason(folder: Path) -> None:
         assert "memory" in (caught.value.details() or "")
 
 
-async def test_without_plugins_the_network_is_not_ready(folder: Path, tmp_path: Path) -> None:
+async def test_the_network_is_ready_when_the_cluster_has_one_whose_plugins_are_there(folder: Path) -> None:
     async with open_local_services(folder) as services:
-        info = RuntimeInfo(services.zones, services.networks, [tmp_path])
-        runtime, network = (await info.status(verbose=False)).status.conditions
-        assert runtime.status
+        info = RuntimeInfo(services.zones, PodNetwork(services.networks))
+
+        async def told() -> pb.RuntimeCondition:
+            runtime, network = (await info.status(verbose=False)).status.conditions
+            assert runtime.status
+            return network
+
+        network = await told()
         assert not network.status
         assert network.reason == "NetworkPluginNotReady"
-        assert PLUGINS[0] in network.message
-        for name in PLUGINS:
-            (tmp_path / name).touch(mode=0o755)
-        _, network = (await info.status(verbose=False)).status.conditions
-        assert network.status
+        assert "there is none" in network.message
+        configurations = folder / "cni"
+        configurations.mkdir(exist_ok=True)
+        (configurations / "10-broken.conflist").write_text("{")
+        assert "10-broken.conflist" in (await told()).message
+        document = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "no-such-plugin"}]}
+        (configurations / "20-pods.conflist").write_text(json.dumps(document))
+        assert "no-such-plugin is not installed" in (await told()).message
+        document["plugins"] = [{"type": "bridge"}]
+        (configurations / "20-pods.conflist").write_text(json.dumps(document))
+        assert (await told()).status
 
 
 def test_rates() -> None:
