@@ -46,7 +46,7 @@ from zonal.zones.workload import OUT_OF_MEMORY
 
 log = logging.getLogger(__name__)
 
-CALM_SECONDS = 5.0
+CALM_SECONDS = 1.0
 """After a launch: a pod's zone is followed by its containers, and one pod by others. The pool is filled after that."""
 BOOT_PATIENCE = 60.0
 """Seconds after which a zone that still boots is not what keeps others from it: its kernel may hang."""
