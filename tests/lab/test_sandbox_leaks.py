@@ -42,7 +42,7 @@ _LISTS = {
     "rules": "nft -s list ruleset",
     "leases": "find /run/zonal/network /var/lib/cni -type f 2>/dev/null | grep -v -e /last_reserved_ip -e /lock$",
     "files": "find /var/lib/zonal /run/zonal | grep -v -e /blobs/ -e sqlite -e '[.]db' -e /system/",
-    "processes": "ps -eo args= | grep -e zonal -e cni -e blkback -e vif | grep -v -e ^ps -e ^grep -e ^sh -e ^bash | sort",
+    "processes": "ps -eo args= | grep -e zonal -e cni -e blkback -e vif | grep -v -E '^(ps|grep|sh|bash) ' | sort",
 }
 """What can be told by lines."""
 
