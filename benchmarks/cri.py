@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -117,10 +118,11 @@ class Cri:
         self.call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=sandbox), pb.StopPodSandboxResponse)
         self.call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox), pb.RemovePodSandboxResponse)
 
-    def remove_all(self) -> None:
-        """What a run before this one may have left."""
-        for each in self.call("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse).items:
-            self.remove_pod(each.id)
+    def remove_all(self, together: int = 1) -> None:
+        """Every pod that there is, so many at once."""
+        found = self.call("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse).items
+        with ThreadPoolExecutor(together) as pool:
+            list(pool.map(self.remove_pod, [each.id for each in found]))
 
     def ready(self) -> str:
         """What keeps it from serving pods; empty when nothing does."""

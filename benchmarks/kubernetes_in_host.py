@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,12 +153,12 @@ def measure_many(samples: Samples, sides: Sequence[Cri], _rounds: int) -> None:
         total = time.monotonic() - begin
         failures = [str(failure)[:300] for each in starts if (failure := each.exception()) is not None]
         for failure in failures:
-            print(f"{side.who}: {failure}", flush=True)
+            print(f"{side.who}: {failure}", file=sys.stderr, flush=True)
         note(samples, f"{TOGETHER} pods at once, run", side.who, TOGETHER - len(failures))
         note(samples, f"{TOGETHER} pods at once, s", side.who, total)
         begin = time.monotonic()
-        side.remove_all()
-        note(samples, f"{TOGETHER} pods removed one after another, s", side.who, time.monotonic() - begin)
+        side.remove_all(TOGETHER)
+        note(samples, f"{TOGETHER} pods removed at once, s", side.who, time.monotonic() - begin)
 
 
 def measure_network(samples: Samples, sides: Sequence[Cri], rounds: int) -> None:

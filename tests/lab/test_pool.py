@@ -82,6 +82,32 @@ def test_one_is_made_to_fit_with_disks_and_a_network(host: Host) -> None:
     host.zonal("rm", "-v", "fit")
 
 
+def test_a_zone_for_workloads_takes_one_and_may_have_directories_of_the_host(host: Host) -> None:
+    assert host.zonal("pool", "set", "128M=1").returncode == 0
+    until_full(host)
+    before = pool(host)["taken"]
+    done = host.zonal("zone", "create", "-m", "128M", "housing")
+    assert done.returncode == 0, done.stderr
+    assert pool(host)["taken"] == before + 1
+    assert "kernel" not in phases(host, "housing")
+    inside = (
+        "run",
+        "--rm",
+        "--zone",
+        "housing",
+        "-v",
+        "/usr/share/zoneinfo:/host:ro",
+        IMAGE,
+        "test",
+        "-e",
+        "/host/UTC",
+    )
+    done = host.zonal(*inside)
+    assert done.returncode == 0, done.stderr
+    assert host.zonal("pool", "set").returncode == 0
+    host.remove_all()
+
+
 def test_a_killed_zonald_leaves_none_and_fills_it_anew(host: Host) -> None:
     assert host.zonal("pool", "set", "128M=1").returncode == 0
     until_full(host)

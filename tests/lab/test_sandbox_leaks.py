@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from tests.lab.test_cri import (
     the_socket,
 )
 from zonal.cri.api import runtime_pb2 as pb
+from zonal.cri.node.files import CNI_FILE, CNI_FOLDER, pod_network
+from zonal.cri.node.options import NodeOptions
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 SANDBOXES = int(os.environ.get("ZONAL_SANDBOXES", "5"))
@@ -39,7 +42,7 @@ _LISTS = {
     "rules": "nft -s list ruleset",
     "leases": "find /run/zonal/network /var/lib/cni -type f 2>/dev/null | grep -v -e /last_reserved_ip -e /lock$",
     "files": "find /var/lib/zonal /run/zonal | grep -v -e /blobs/ -e sqlite -e '[.]db' -e /system/",
-    "processes": "ps -eo args= | grep -e zonal -e cni -e xen | grep -v -e ^ps -e ^grep -e ^sh -e ^bash | sort",
+    "processes": "ps -eo args= | grep -e zonal -e cni -e blkback -e vif | grep -v -E '^(ps|grep|sh|bash) ' | sort",
 }
 """What can be told by lines."""
 
@@ -52,6 +55,16 @@ class Left:
     lines: dict[str, list[str]]
     mapped_areas: int
     """Of zonald's address space: each page of a zone that it has mapped is one."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pods_network(host: Host) -> Iterator[None]:
+    """A configuration for CNI, where the host has none."""
+    made = f"mkdir -p {CNI_FOLDER} && echo '{pod_network(NodeOptions())}' > {CNI_FILE}"
+    had_one = bool(host.shell(f"ls {CNI_FOLDER}/*.conf* 2>/dev/null || ({made})"))
+    yield
+    if not had_one:
+        host.shell(f"rm {CNI_FILE}")
 
 
 def look(host: Host) -> Left:

@@ -33,6 +33,9 @@ from zonal.zones.spec import ExitResult, HostInfo, ZoneRecord, ZoneSpec, ZoneSta
 from zonal.zones.state import ZoneStore
 from zonal.zones.workload import SIGKILL
 
+BOOTS_A_CPU = 2
+"""Zones that boot at once, for each of the machine's processors: they also wait for disks and networks."""
+
 
 class ZoneManager(RecoveredZones):
     """Fulfils ``zonal.zones.spec.ZoneService``."""
@@ -318,6 +321,8 @@ async def open_zones(
                 agent_timeout=agent_timeout,
                 reserve=reserve,
                 events=events,
+                # More at once than there are processors for make each other late: beyond the time that an agent has.
+                boots=BOOTS_A_CPU * domctl.physical_info(host.hypervisor).cpus,
             )
             await manager.take_back()
             await manager.begin_pool()

@@ -41,12 +41,15 @@ from zonal.zones.sources import BootSource
 from zonal.zones.spec import ExitResult, ZoneRecord, ZoneSpec, ZoneState
 from zonal.zones.state import ZoneStore
 from zonal.zones.storage import StorageSources
+from zonal.zones.turns import Turns
 from zonal.zones.workload import OUT_OF_MEMORY
 
 log = logging.getLogger(__name__)
 
-CALM_SECONDS = 5.0
+CALM_SECONDS = 1.0
 """After a launch: a pod's zone is followed by its containers, and one pod by others. The pool is filled after that."""
+BOOT_PATIENCE = 60.0
+"""Seconds after which a zone that still boots is not what keeps others from it: its kernel may hang."""
 _PANIC_WITHIN = 64 << 10
 """Bytes at the console's end in which a panic is looked for."""
 
@@ -68,7 +71,9 @@ class ZoneLives(LiveZones):
         agent_timeout: float,
         reserve: int,
         events: EventLog,
+        boots: int = 8,
     ) -> None:
+        """``boots``: how many zones boot at once."""
         super().__init__(host, records, folder, events)
         self._images = images
         self._volumes = volumes
@@ -79,6 +84,7 @@ class ZoneLives(LiveZones):
         self._agent_timeout = agent_timeout
         self._memory = HostMemory(host.hypervisor, reserve)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turns = Turns(boots, BOOT_PATIENCE)
         self._calm = Calm(CALM_SECONDS)
         self.pool = Pool(
             *(host, self._memory, boot, folder.parent / "warm", lives), agent_timeout=agent_timeout, calm=self._calm
@@ -298,8 +304,12 @@ class ZoneLives(LiveZones):
             stack.push_async_callback(warm.stack.aclose)  # as long as it is not the zone's
             await zone.launch_warm(stack, warm, image)
             return
-        await self.pool.give_way(zone.spec.resources.memory + OVERHEAD)
-        await zone.launch(stack, boot, image)
+        waited = zone.clock.now() if self._turns.all_taken else None
+        async with self._turns.turn():
+            if waited is not None:
+                zone.clock.add("wait", waited, zone.clock.now())
+            await self.pool.give_way(zone.spec.resources.memory + OVERHEAD)
+            await zone.launch(stack, boot, image)
 
     async def _take(self, spec: ZoneSpec, boot: BootFiles) -> WarmMachine | None:
         if self.pool.warm and not spec.kernel:

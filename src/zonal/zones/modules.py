@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from zonal.errors import InvalidInputError, UnavailableError
@@ -65,13 +66,20 @@ def load_order(modules_dir: Path, required: Sequence[str], optional: Sequence[st
 
 def has_modules(modules_dir: Path, names: Sequence[str]) -> bool:
     """Whether a kernel has these, as modules or built in."""
+    paths = (modules_dir / "modules.dep", modules_dir / "modules.builtin")
     try:
-        lists = [(modules_dir / name).read_text() for name in ("modules.dep", "modules.builtin")]
+        states = tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in map(Path.stat, paths))
+        return _lists_have(paths, states, tuple(map(_module_name, names)))
     except OSError:
         return False
-    # Asked for every zone, of some ten thousand lines: they are not taken apart. What another needs has its own line.
-    known = "".join(f"\n{text}" for text in lists).replace("-", "_").replace("\n", "\n/")
-    return all(f"/{_module_name(name)}." in known for name in names)
+
+
+@lru_cache(maxsize=64)
+def _lists_have(paths: Sequence[Path], states: object, names: Sequence[str]) -> bool:
+    """It is asked for every zone, of some ten thousand lines; ``states`` tell when they are others."""
+    del states
+    known = {_module_name(line.partition(":")[0]) for path in paths for line in path.read_text().splitlines()}
+    return known.issuperset(names)
 
 
 def _add(path: str, dependencies: dict[str, list[str]], order: list[str], above: tuple[str, ...] = ()) -> None:
