@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import tempfile
@@ -267,3 +268,66 @@ async def test_a_pod_that_cannot_be_is_refused(
         assert refused.value.code() is code
         listed = await cri.call("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse)
         assert not listed.items
+
+
+CONFIGURATION = "/etc/cni/net.d/00-test.conflist"
+CLUSTER = {
+    "cniVersion": "1.0.0",
+    "name": "test-cluster",
+    "plugins": [
+        {
+            "type": "ptp",
+            "mtu": 1400,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            },
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
+}
+SERVER = (
+    "use IO::Socket::INET; my $l = IO::Socket::INET->new(LocalPort => 80, Listen => 5, ReuseAddr => 1) or die $!;"
+    ' print "ready\\n"; $|++; while (my $c = $l->accept) { print $c "from one\\n"; close $c }'
+)
+
+
+async def test_pods_are_on_the_network_that_the_cluster_has(host: Host, socket: Path) -> None:
+    host.shell(f"mkdir -p /etc/cni/net.d; cat > {CONFIGURATION} <<'EOF'\n{json.dumps(CLUSTER)}\nEOF")
+    pods: list[str] = []
+    async with client(socket) as cri:
+        try:
+            port = pb.PortMapping(protocol=pb.TCP, container_port=80, host_port=8099)
+            configs = [pod_config("one"), pod_config("two")]
+            configs[0].port_mappings.append(port)
+            for config in configs:
+                pods.append(await run_pod(cri, config))
+            request = [pb.PodSandboxStatusRequest(pod_sandbox_id=pod) for pod in pods]
+            told = [(await cri.call("PodSandboxStatus", each, pb.PodSandboxStatusResponse)).status for each in request]
+            first = told[0].network.ip
+            assert [each.network.ip.rpartition(".")[0] for each in told] == ["10.77.0", "10.77.0"]
+            assert all(each.network.additional_ips[0].ip.startswith("fd77::") for each in told)
+            server = container_config("server", "perl", "-e", SERVER)
+            await start_container(cri, pods[0], server, configs[0])
+            ask = f"for i in $(seq 50); do exec 3<>/dev/tcp/{first}/80 && break; sleep 0.2; done; cat <&3"
+            ask += "; cat /sys/class/net/eth0/mtu"
+            container = await start_container(cri, pods[1], container_config("ask", "bash", "-c", ask), configs[1])
+            assert (await ended(cri, container)).exit_code == 0
+            assert [text for stream, _, text in lines(host, f"{LOGS}/two/ask/0.log") if stream == "stdout"] == [
+                "from one",
+                "1400",
+            ]
+            own = '$(ip -4 -o addr show scope global | awk \'NR == 1 {sub("/.*", "", $4); print $4}\')'
+            assert host.shell(f"exec 3<>/dev/tcp/{first}/80; cat <&3").strip() == "from one"
+            assert host.shell(f"exec 3<>/dev/tcp/{own}/8099; cat <&3").strip() == "from one"
+            # A namespace that is gone is a network that is lost.
+            host.shell(f"umount /run/netns/zonal-{pods[1][:12]}")
+            lost = (await cri.call("PodSandboxStatus", request[1], pb.PodSandboxStatusResponse)).status
+            assert lost.state == pb.SANDBOX_NOTREADY
+        finally:
+            for pod in pods:
+                await remove_pod(cri, pod)
+            host.shell(f"rm -f {CONFIGURATION}")
+    assert host.shell("ls /var/lib/cni/networks/test-cluster | grep -c '^10\\.' || true").strip() == "0"
+    assert not host.shell("iptables-save | grep 8099 || true")
