@@ -1,7 +1,7 @@
 """Real zones whose agent lies, beside an honest one: what people see of them, and what they do to the host.
 
-The agent is the product's own, with ``tests/hostile/lying_link.py`` in place of its link; zonald runs from a copy of its
-source that has it. Which lies a zone tells goes by its host name.
+The agent is the product's own, with ``tests/hostile/lying_link.py`` in place of its link: zonald runs from a copy of
+its source that has it. Which lies a zone tells goes by its host name.
 """
 
 from __future__ import annotations
