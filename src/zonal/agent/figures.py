@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from zonal.agent.protocol.cbor import Value
 
 _MOUNT = "/sys/fs/cgroup"
+_MOST_PROCESSES, _MOST_FILES = 1000, 5000
+"""That are looked at; who has more has no time to lose on being counted."""
 _TIMES = {"usage_usec": "cpu_usage_ns", "user_usec": "cpu_user_ns", "system_usec": "cpu_system_ns"}
 _THROTTLING = {"nr_periods": "cpu_periods", "nr_throttled": "cpu_throttled_periods"}
 _MEMORY = {
@@ -36,7 +38,7 @@ _DISK = {"rbytes": "disk_read_bytes", "wbytes": "disk_written_bytes", "rios": "d
 _EVENTS = {"max": "memory_limit_hits", "oom_kill": "oom_kills"}
 
 
-def read_figures(cgroup: str, root: str, *, mount: str = _MOUNT) -> dict[str, Value]:
+def read_figures(cgroup: str, root: str, *, mount: str = _MOUNT, proc: str = "/proc") -> dict[str, Value]:
     """Of a control group, a path below the mount, and of the root (``…/root``) that its container has.
 
     Times in ns, sizes in bytes; a limit that is not set is left out. ``pressure`` has for ``cpu``, ``memory`` and
@@ -59,6 +61,7 @@ def read_figures(cgroup: str, root: str, *, mount: str = _MOUNT) -> dict[str, Va
                 figures[name] = int(text)
         processes = _text(f"{folder}/cgroup.procs")
         figures["processes"] = processes.count("\n")
+        figures |= _descriptors(processes.split(), proc)
         figures |= _disks(_text(f"{folder}/io.stat"))
         if pressure := _pressures(folder):
             figures["pressure"] = pressure
@@ -91,6 +94,24 @@ def _disks(text: str) -> dict[str, Value]:
         if name in _DISK and value.isdecimal():
             sums[_DISK[name]] += int(value)
     return dict(sums) if text else {}
+
+
+def _descriptors(processes: list[str], proc: str) -> dict[str, Value]:
+    """Of all processes together: files that are open, and those of them that are sockets."""
+    files = sockets = 0
+    for process in processes[:_MOST_PROCESSES]:
+        folder = f"{proc}/{process}/fd"
+        try:
+            names = os.listdir(folder)
+        except OSError:  # it has just ended
+            continue
+        for name in names[: max(0, _MOST_FILES - files)]:
+            try:
+                sockets += os.readlink(f"{folder}/{name}").startswith("socket:")
+            except OSError:
+                continue
+        files += len(names)
+    return {"file_descriptors": files, "sockets": sockets}
 
 
 def _layer(root: str) -> dict[str, Value]:

@@ -134,8 +134,10 @@ def _secure(
     security.cap_drop.extend(context.capabilities.drop_capabilities)
     security.groups.extend(str(each) for each in context.supplemental_groups)
     security.seccomp = _seccomp(context)
-    if not context.masked_paths and not context.readonly_paths and _says_paths(context):
-        security.unmasked = True
+    # A kubelet always names them all, and none for ``procMount: Unmasked``.
+    security.own_paths = True
+    security.masked_paths.extend(context.masked_paths)
+    security.readonly_paths.extend(context.readonly_paths)
     for what, mode in (("pid", spaces.pid), ("ipc", spaces.ipc)):
         if mode == pb.NODE:
             raise UnsupportedError(f"a container in a zone cannot have the host's {what} namespace")
@@ -143,11 +145,6 @@ def _secure(
         runtime.namespaces.pid = "host"  # the zone's
     elif spaces.pid == pb.TARGET:
         runtime.namespaces.pid = f"container:{spaces.target_id}"
-
-
-def _says_paths(context: pb.LinuxContainerSecurityContext) -> bool:
-    """A kubelet always names the paths, and none for ``procMount: Unmasked``; others say nothing at all."""
-    return context.privileged
 
 
 def _seccomp(context: pb.LinuxContainerSecurityContext) -> str:

@@ -5,6 +5,7 @@ Each has a value of an integer, as the CRI has it: seconds are whole ones.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -86,6 +87,26 @@ def _gauge(name: str, help: str, figure: str) -> MetricKind:
 
 def _disk(name: str, help: str, figure: str, *, counter: bool = False) -> MetricKind:
     return MetricKind(name, help, _figure(figure, ""), labels=("device",), counter=counter)
+
+
+def _limit(name: str) -> Callable[[Measured], Values]:
+    """One of ``ContainerFigures``; 0 where no limit is set, as long as something is known of the container."""
+
+    def read(measured: Measured) -> Values:
+        if measured.figures.processes is not None:
+            yield (), getattr(measured.figures, name) or 0
+
+    return read
+
+
+def _now(_measured: Measured) -> Values:
+    yield (), time.time_ns() // _SECOND
+
+
+def _block_bytes(measured: Measured) -> Values:
+    """All disks are one here, without numbers."""
+    yield ("", "", "", "Read"), measured.figures.disk_read_bytes
+    yield ("", "", "", "Write"), measured.figures.disk_written_bytes
 
 
 def _cpu(measured: Measured) -> Values:
@@ -200,7 +221,12 @@ OF_CONTAINERS: Final = (
     _counter("container_oom_events_total", "Processes killed for want of memory.", "oom_kills"),
     _gauge("container_processes", "Processes in it.", "processes"),
     _gauge("container_threads", "Threads in it.", "threads"),
-    _gauge("container_threads_max", "Threads that it may have.", "threads_limit"),
+    MetricKind(
+        "container_threads_max", "Threads that it may have; 0: no limit.", _limit("threads_limit"), counter=False
+    ),
+    _gauge("container_file_descriptors", "Files that its processes have open.", "file_descriptors"),
+    _gauge("container_sockets", "Sockets that its processes have open.", "sockets"),
+    MetricKind("container_last_seen", "When it was last seen, since the epoch.", _now, counter=False),
     _disk("container_fs_usage_bytes", "Bytes in use of its writable layer's file system.", "layer_used"),
     _disk("container_fs_limit_bytes", "Bytes that this has.", "layer_size"),
     _disk("container_fs_inodes_total", "Inodes that this has.", "layer_inodes"),
@@ -210,6 +236,12 @@ OF_CONTAINERS: Final = (
     _disk("container_fs_reads_bytes_total", "Bytes read from disks.", "disk_read_bytes", counter=True),
     _disk("container_fs_writes_bytes_total", "Bytes written to disks.", "disk_written_bytes", counter=True),
     _disk("container_fs_reads_total", "Reads from disks.", "disk_reads", counter=True),
+    MetricKind(
+        "container_blkio_device_usage_total",
+        "Bytes read from and written to disks.",
+        _block_bytes,
+        labels=("device", "major", "minor", "operation"),
+    ),
     _disk("container_fs_writes_total", "Writes to disks.", "disk_writes", counter=True),
     *(
         MetricKind(f"container_pressure_{resource}_{word}_seconds_total", text, _pressure(resource, kind))
@@ -223,6 +255,12 @@ OF_CONTAINERS: Final = (
         "container_spec_memory_limit_bytes",
         "Memory that it may use; 0: as much as its pod.",
         _resources(lambda given: given.memory_limit_in_bytes),
+        counter=False,
+    ),
+    MetricKind(
+        "container_spec_memory_swap_limit_bytes",
+        "Swap that it may use; 0: as much as its pod.",
+        _limit("swap_limit"),
         counter=False,
     ),
     MetricKind(

@@ -11,6 +11,7 @@ from zonal.daemon.id_maps import resolve_id_maps
 from zonal.daemon.labels import MAX_ENTRIES, MAX_TEXT, checked_pairs
 from zonal.errors import InvalidInputError
 from zonal.zones.capabilities import parse_capability
+from zonal.zones.mounts import MAX_PATH
 from zonal.zones.oci_spec import capabilities
 from zonal.zones.runtime_options import (
     HOOK_STAGES,
@@ -80,6 +81,9 @@ def runtime_message(options: RuntimeOptions) -> pb.RuntimeOptions:
             no_new_privileges=security.no_new_privileges,
             seccomp=security.seccomp,
             unmasked=security.unmasked,
+            own_paths=security.own_paths,
+            masked_paths=security.masked_paths,
+            readonly_paths=security.readonly_paths,
             writable_cgroups=security.writable_cgroups,
             groups=security.groups,
         ),
@@ -114,6 +118,12 @@ def runtime_message(options: RuntimeOptions) -> pb.RuntimeOptions:
     )
 
 
+def _path(text: str) -> str:
+    if not text.startswith("/") or len(text) > MAX_PATH or ".." in text.split("/") or not text.isprintable():
+        raise InvalidInputError(f"{text[:80]!r} cannot be masked", hint="give a path such as /proc/kcore")
+    return text
+
+
 def _security(request: pb.Security) -> Security:
     if len(request.seccomp) > MAX_PROFILE:
         raise InvalidInputError(f"the seccomp profile has more than {MAX_PROFILE} bytes", hint="give a shorter one")
@@ -124,6 +134,9 @@ def _security(request: pb.Security) -> Security:
         no_new_privileges=request.no_new_privileges,
         seccomp=request.seccomp,
         unmasked=request.unmasked,
+        own_paths=request.own_paths,
+        masked_paths=tuple(map(_path, _bounded("masked paths", request.masked_paths))),
+        readonly_paths=tuple(map(_path, _bounded("read-only paths", request.readonly_paths))),
         writable_cgroups=request.writable_cgroups,
         groups=tuple(map(_group, _bounded("groups", request.groups))),
     )

@@ -61,6 +61,7 @@ FOR_TESTS = (
     Requirement("iptables", "iptables"),
     Requirement("nftables", "nft"),
     Requirement("containerd", "containerd"),
+    Requirement("busybox-static", "/bin/busybox"),
 )
 """Needed besides by the tests: peers to compare with, and the headers that layouts are checked against."""
 

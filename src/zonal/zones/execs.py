@@ -43,6 +43,8 @@ EXEC, PROBE = "exec", "probe"
 """Kinds of them, which their names begin with: those of users, and those that ask after a workload's health."""
 DRAIN_TIMEOUT = 2.0
 """Seconds without output after a process's end, after which what still holds its output open is cut off."""
+END_TIMEOUT = 1.0
+"""Seconds in which a container's end must be told of that a further process failed over."""
 FINISH_TIMEOUT = 20.0
 """Seconds that the zone has to tell of the ends of all processes, once its container has ended."""
 FORGET_TIMEOUT = 3600.0
@@ -134,7 +136,7 @@ class Execs:
         self._container = container
         self._running: dict[str, ExecProcess] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._ended = asyncio.Event()
 
     @property
     def ids(self) -> list[str]:
@@ -150,11 +152,11 @@ class Execs:
     @property
     def closed(self) -> bool:
         """Whether the container has ended."""
-        return self._closed
+        return self._ended.is_set()
 
     async def start(self, session: Session, spec: ExecSpec, kind: str = EXEC) -> ExecProcess:
         """Starts one; see ``ZoneService.exec``. A caller that gives up leaves it running, if it is no probe."""
-        if self._closed:
+        if self.closed:
             raise WrongStateError(f"zone {self._zone.name} is about to end")
         description = exec_process(self._zone, spec)
         first = _FIRST_STREAM + 3 * secrets.randbelow(_STREAMS)
@@ -205,7 +207,7 @@ class Execs:
 
     async def finish(self) -> None:
         """After the container's end, and with it theirs: returns when all are cleared away."""
-        self._closed = True
+        self._ended.set()
         for process in self._running.values():
             process.audience.take_all()
         if self._tasks:
@@ -216,7 +218,7 @@ class Execs:
 
     async def leave(self) -> None:
         """Lets go of them all."""
-        self._closed = True
+        self._ended.set()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -260,10 +262,18 @@ class Execs:
             # The agent has none of its streams then.
             session.forget_workload(process.name, _numbers(process))
             kind = _REFUSALS.get(refusal.code)
+            if kind is None and await self._ends():
+                raise WrongStateError(f"{self._zone.name} is not running: it has just ended") from refusal
             raise (kind(refusal.reason) if kind else refusal) from refusal
         process.started.set_result(None)
         if process.abandoned and process.writer is not None:
             process.writer.end()  # not before: the agent would not know the stream
+
+    async def _ends(self) -> bool:
+        """Whether the container is about to end: crun's words for that are many, and the end is told a little later."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), END_TIMEOUT)
+        return self.closed
 
     async def _carry(self, session: Session, process: ExecProcess) -> Exit:
         """All output to its client, until its end and the process's."""

@@ -58,6 +58,8 @@ class ContainerFigures:
     processes: int | None = None
     threads: int | None = None
     threads_limit: int | None = None
+    file_descriptors: int | None = None
+    sockets: int | None = None
     disk_read_bytes: int | None = None
     disk_written_bytes: int | None = None
     disk_reads: int | None = None

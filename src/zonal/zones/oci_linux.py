@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zonal.zones.mounts import DEVICE_NUMBERS
-from zonal.zones.runtime_options import OF_WORKLOAD, DeviceRule, IdMap, Limits, Namespaces, RuntimeOptions
+from zonal.zones.runtime_options import OF_WORKLOAD, DeviceRule, IdMap, Limits, Namespaces, RuntimeOptions, Security
 
 CGROUPS = "/zonal"
 """Below it each workload has one. By it the agent holds workloads back: ``zonal.agent.memory.CGROUP``."""
@@ -40,7 +40,7 @@ _IPC_SYSCTLS = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
 def linux_section(options: RuntimeOptions, devices: Sequence[Mapping[str, object]], name: str) -> dict[str, Any]:
     """``linux`` of the workload ``name``; ``devices`` are nodes that the container has besides the usual."""
     security, spaces = options.security, options.namespaces
-    bare = security.privileged or security.unmasked
+    masked, read_only = _paths(security)
     section: dict[str, Any] = {
         "namespaces": _namespaces(spaces),
         "cgroupsPath": f"{CGROUPS}/{name}",
@@ -49,8 +49,8 @@ def linux_section(options: RuntimeOptions, devices: Sequence[Mapping[str, object
             "devices": _device_rules(options.device_rules, every=security.privileged),
         },
         "devices": [*devices],
-        "maskedPaths": [] if bare else list(MASKED_PATHS),
-        "readonlyPaths": [] if bare else list(READONLY_PATHS),
+        "maskedPaths": masked,
+        "readonlyPaths": read_only,
     }
     if spaces.uids:
         section["uidMappings"] = _mappings(spaces.uids)
@@ -58,6 +58,15 @@ def linux_section(options: RuntimeOptions, devices: Sequence[Mapping[str, object
     if own := {name: value for name, value in options.sysctls if is_of_container(name, spaces)}:
         section["sysctl"] = own
     return section
+
+
+def _paths(security: Security) -> tuple[list[str], list[str]]:
+    """Masked ones, and those that can only be read."""
+    if security.privileged or security.unmasked:
+        return [], []
+    if security.own_paths:
+        return [*security.masked_paths], [*security.readonly_paths]
+    return [*MASKED_PATHS], [*READONLY_PATHS]
 
 
 def is_of_container(sysctl: str, spaces: Namespaces) -> bool:

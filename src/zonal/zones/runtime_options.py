@@ -36,6 +36,10 @@ class Security:
     """Empty for our own profile; ``unconfined``; or a profile in docker's format."""
     unmasked: bool = False
     """Whether no paths of /proc and /sys are masked or read-only."""
+    own_paths: bool = False
+    """Whether the two lists that follow are meant instead of the usual ones."""
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
     writable_cgroups: bool = False
     groups: tuple[str, ...] = ()
     """Supplementary groups besides the user's: names, which are the image's, or numbers."""

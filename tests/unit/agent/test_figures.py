@@ -35,18 +35,23 @@ def container(folder: Path) -> Path:
     for name, text in FILES.items():
         (cgroup / name).write_text(text)
     (folder / "roots" / "scratch").mkdir(parents=True)
+    for process, targets in (("12", ("/dev/null", "socket:[7]")), ("13", ("pipe:[8]",))):
+        (folder / "proc" / process / "fd").mkdir(parents=True)
+        for number, target in enumerate(targets):
+            (folder / "proc" / process / "fd" / str(number)).symlink_to(target)
     return cgroup
 
 
 def test_what_the_kernel_counts_arrives(tmp_path: Path) -> None:
     container(tmp_path)
-    said = read_figures("/zonal/web", f"{tmp_path}/roots/root", mount=f"{tmp_path}/cgroup")
+    said = read_figures("/zonal/web", f"{tmp_path}/roots/root", mount=f"{tmp_path}/cgroup", proc=f"{tmp_path}/proc")
     figures = parse_figures(decode(encode(said)))
     assert figures is not None
     assert (figures.cpu_usage_ns, figures.cpu_user_ns, figures.cpu_system_ns) == (1_500_000, 1_000_000, 500_000)
     assert (figures.cpu_periods, figures.cpu_throttled_periods, figures.cpu_throttled_ns) == (7, 3, 20_000)
     assert (figures.memory_usage, figures.working_set) == (1048576, 1048576 - 1024)
     assert figures.memory_limit is None
+    assert (figures.file_descriptors, figures.sockets) == (3, 1)
     assert (figures.memory_limit_hits, figures.oom_kills) == (5, 1)
     assert (figures.page_faults, figures.major_page_faults) == (12, 2)
     assert (figures.processes, figures.threads, figures.threads_limit) == (2, 9, 100)

@@ -225,6 +225,11 @@ class TestRuntimeOptions:
         assert "rw" in options["/sys/fs/cgroup"]
         assert "annotations" not in made
 
+    def test_paths_are_masked_as_asked(self) -> None:
+        made = config(with_options(security=Security(own_paths=True, masked_paths=("/proc/kcore",))))
+        assert (made["linux"]["maskedPaths"], made["linux"]["readonlyPaths"]) == (["/proc/kcore"], [])
+        assert "/proc/kcore" in config(SPEC)["linux"]["maskedPaths"]
+
     def test_namespaces_are_shared_with_the_zone_or_not(self) -> None:
         def kinds(**values: Any) -> set[str]:
             made = config(with_options(namespaces=Namespaces(**values)))
