@@ -94,8 +94,10 @@ def freeze(cgroup: str, *, frozen: bool) -> None:
     _write(cgroup, "cgroup.freeze", str(int(frozen)))
 
 
-def limit(cgroup: str, memory: int | None, cpu: tuple[int, int] | None) -> None:
+def limit(cgroup: str, memory: int | None, cpu: tuple[int, int] | None, shares: int = 0) -> None:
     """Bounds a cgroup's memory in bytes, and its CPU time to the first of the second µs; 0 is no bound, None no change.
+
+    ``shares``: its weight as version 1 of cgroups has it, 2 to 262144; 0 is no change.
 
     Raises ``OSError``: memory that is in use and cannot be given back is no error, the kernel kills then.
     """
@@ -103,6 +105,8 @@ def limit(cgroup: str, memory: int | None, cpu: tuple[int, int] | None) -> None:
         _write(cgroup, "memory.max", str(memory or "max"))
     if cpu is not None:
         _write(cgroup, "cpu.max", f"{cpu[0] or 'max'} {cpu[1]}")
+    if shares:
+        _write(cgroup, "cpu.weight", str(1 + (shares - 2) * 9999 // 262142))  # as crun has it at the start
 
 
 def _write(cgroup: str, name: str, value: str) -> None:

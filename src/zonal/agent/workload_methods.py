@@ -156,7 +156,7 @@ class WorkloadMethods:
         memory = params.number("memory") if params.has("memory") else None
         cpu = (params.number("quota"), params.number("period", least=1)) if params.has("quota") else None
         try:
-            cgroups.limit(workload.cgroup, memory, cpu)
+            cgroups.limit(workload.cgroup, memory, cpu, params.number("shares", 0))
         except OSError as error:
             raise CallError("runtime", f"cannot bound {workload.name}: {error}") from error
         call.reply()

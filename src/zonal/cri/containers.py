@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from zonal.cri.api import runtime_pb2 as pb
-from zonal.cri.container_spec import container_request
+from zonal.cri.container_spec import container_request, limits_of
 from zonal.cri.logs import ContainerLogs, log_path
 from zonal.cri.pods import Pods, selected
 from zonal.cri.records import ContainerEntry, CriStore
@@ -16,12 +16,10 @@ from zonal.daemon.services import ImageFinder
 from zonal.errors import AlreadyExistsError, NotFoundError, WrongStateError
 from zonal.images.image import Image
 from zonal.images.lease import Lease
-from zonal.zones.resources import ResourceChange
 from zonal.zones.spec import ZoneRecord, ZoneService, ZoneState, ZoneUpdate
 from zonal.zones.workload import OUT_OF_MEMORY
 
 _KILLED = 137
-_CPU_PERIOD = 100_000
 
 
 class Containers:
@@ -150,12 +148,7 @@ class Containers:
         record = await self._zones.find(entry.id)
         if record.state in (ZoneState.EXITED, ZoneState.CRASHED):
             raise WrongStateError(f"container {entry.id[:12]} has ended")
-        period = wanted.cpu_period or _CPU_PERIOD
-        change = ResourceChange(
-            memory=wanted.memory_limit_in_bytes if wanted.memory_limit_in_bytes > 0 else None,
-            cpus=max(1, -(-wanted.cpu_quota // period)) if wanted.cpu_quota > 0 else None,
-        )
-        await self._zones.update(entry.id, ZoneUpdate(resources=change))
+        await self._zones.update(entry.id, ZoneUpdate(limits=limits_of(wanted, record.spec.runtime.limits)))
         config = pb.ContainerConfig()
         config.CopyFrom(entry.config)
         config.linux.resources.MergeFrom(wanted)

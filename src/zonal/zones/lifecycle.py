@@ -203,6 +203,8 @@ class ZoneManager(RecoveredZones):
             told["restart"] = str(change.restart)
         if change.resources is not None:
             await self._change_resources(record, change.resources)
+        if change.limits is not None:
+            await self._change_limits(record, change.limits)
         if change.restart is not None:
             self._records.change_spec(record.id, restart=change.restart)
             if change.restart.kind is RestartKind.NO:

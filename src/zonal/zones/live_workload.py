@@ -251,7 +251,7 @@ class LiveWorkload(Life):
         """Bounds its control group. Raises ``ZonalError``."""
         period = limits.cpu_period_us or CPU_PERIOD_US
         params: dict[str, Value] = {"id": self.workload.name, "memory": limits.memory_bytes}
-        params |= {"quota": limits.cpu_quota_us, "period": period}
+        params |= {"quota": limits.cpu_quota_us, "period": period, "shares": limits.cpu_shares}
         await self.running_session().call("limit", params, CALL_TIMEOUT)
         self.spec = replace(self.spec, runtime=replace(self.spec.runtime, limits=limits))
 

@@ -23,6 +23,7 @@ from zonal.zones.mounts import Mount
 from zonal.zones.names import check_name
 from zonal.zones.paths import ProcessInfo
 from zonal.zones.resources import ResourceChange
+from zonal.zones.runtime_options import Limits
 from zonal.zones.spec import (
     ExecSpec,
     ExitResult,
@@ -108,17 +109,16 @@ class LiveZones:
     async def _change_resources(self, record: ZoneRecord, change: ResourceChange) -> None:
         """At once if it runs, and for its next start."""
         if record.spec.zone:
-            await self._change_limits(record, change)
+            await self._change_limits(record, limits_of(change, record.spec.runtime.limits))
             return
         wanted = change.of(record.spec.resources)
         if record.state.alive:
             await self._unpaused(record).change_resources(wanted)
         self._records.change_spec(record.id, resources=wanted)
 
-    async def _change_limits(self, record: ZoneRecord, change: ResourceChange) -> None:
+    async def _change_limits(self, record: ZoneRecord, limits: Limits) -> None:
         """Of a workload in a shared zone: what its control group may have."""
         runtime = record.spec.runtime
-        limits = limits_of(change, runtime.limits)
         if record.state.alive:
             life = self._unpaused(record)
             if isinstance(life, LiveWorkload):

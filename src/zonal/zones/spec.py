@@ -25,7 +25,7 @@ from zonal.zones.paths import Change, PathInfo, ProcessInfo
 from zonal.zones.pool_plan import PoolPlan, PoolView
 from zonal.zones.resources import DEFAULT_RESOURCES, MIB, ResourceChange, Resources
 from zonal.zones.restart import NO_RESTART, NO_RESTARTS_YET, RestartPolicy, Restarts
-from zonal.zones.runtime_options import DEFAULT_RUNTIME, RuntimeOptions
+from zonal.zones.runtime_options import DEFAULT_RUNTIME, Limits, RuntimeOptions
 
 DEFAULT_STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL, as docker has it."""
@@ -180,6 +180,8 @@ class ZoneUpdate:
 
     restart: RestartPolicy | None = None
     resources: ResourceChange | None = None
+    limits: Limits | None = None
+    """Of the control group of a workload in a shared zone, whose ``resources`` are in coarser terms."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from zonal.cri.api import runtime_pb2 as pb
-from zonal.cri.container_spec import container_request
+from zonal.cri.container_spec import container_request, limits_of
+from zonal.cri.pod_network import bandwidth
 from zonal.cri.pod_spec import (
     CEILING,
     FLOOR,
@@ -21,6 +22,7 @@ from zonal.cri.pod_spec import (
 )
 from zonal.errors import InvalidInputError, NotFoundError, UnsupportedError, ZonalError
 from zonal.zones.names import check_name
+from zonal.zones.runtime_options import Limits
 
 POD = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="web", namespace="default", uid="1"))
 MIB = 1 << 20
@@ -208,3 +210,30 @@ def test_mounts_and_devices(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(config: pb.ContainerConfig, error: type[ZonalError]) -> None:
     with pytest.raises(error):
         container_request(config, POD, "pod", "image")
+
+
+def test_a_change_of_limits_is_as_fine_as_it_was_asked_for() -> None:
+    before = Limits(pids=7, memory_bytes=64 * MIB, cpu_quota_us=100_000, cpu_period_us=100_000, oom_score_adj=5)
+    changed = limits_of(pb.LinuxContainerResources(cpu_quota=25_000, cpu_period=50_000, cpu_shares=512), before)
+    assert (changed.cpu_quota_us, changed.cpu_period_us, changed.cpu_shares) == (25_000, 50_000, 512)
+    assert (changed.pids, changed.memory_bytes, changed.oom_score_adj) == (7, 64 * MIB, 5)
+    assert limits_of(pb.LinuxContainerResources(cpu_quota=-1), changed).cpu_quota_us == 0
+    assert limits_of(pb.LinuxContainerResources(), changed) == changed
+
+
+@pytest.mark.parametrize(
+    ("annotations", "rates"),
+    [
+        ({}, {}),
+        ({"kubernetes.io/ingress-bandwidth": "10M"}, {"ingressRate": 10_000_000, "ingressBurst": (1 << 32) - 1}),
+        ({"kubernetes.io/egress-bandwidth": "1.5Ki"}, {"egressRate": 1536, "egressBurst": (1 << 32) - 1}),
+    ],
+)
+def test_bandwidth_by_annotations(annotations: dict[str, str], rates: dict[str, int]) -> None:
+    assert bandwidth(annotations) == rates
+
+
+@pytest.mark.parametrize("text", ["", "10", "much", "-1M", "1e3", "5P" * 40, "9999T"])
+def test_bandwidth_that_cannot_be(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="ingress-bandwidth"):
+        bandwidth({"kubernetes.io/ingress-bandwidth": text})

@@ -389,6 +389,8 @@ class LocalZones:
         record = self.store.find(ref)
         if change.resources:
             self.store.change_spec(record.id, resources=change.resources.of(record.spec.resources))
+        if change.limits:
+            self.store.change_spec(record.id, runtime=replace(record.spec.runtime, limits=change.limits))
         if change.restart:
             self.store.change_spec(record.id, restart=change.restart)
         return self.store.get(record.id)
