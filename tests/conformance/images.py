@@ -55,10 +55,10 @@ def publish(registry: Registry) -> None:
         put(registry, f"{CRI_TOOLS}/{name}", "latest", base, {"Cmd": ["sh"], "User": user})
     put(registry, f"{CRI_TOOLS}/test-image-latest", "latest", base, {"Cmd": ["sh"], "Labels": {"is": "latest"}})
     for number, tag in enumerate(("test", "all")):
-        put(registry, f"{CRI_TOOLS}/test-image-tag", tag, base, {"Labels": {"tag": str(number)}})
+        put(registry, f"{CRI_TOOLS}/test-image-tag", tag, base, {"Cmd": ["sh"], "Labels": {"tag": str(number)}})
     for number in ("1", "2", "3"):
-        put(registry, f"{CRI_TOOLS}/test-image-{number}", "latest", base, {"Labels": {"number": number}})
-        put(registry, f"{CRI_TOOLS}/test-image-tags", number, base, {"Labels": {"same": "for all"}})
+        put(registry, f"{CRI_TOOLS}/test-image-{number}", "latest", base, {"Cmd": ["sh"], "Labels": {"number": number}})
+        put(registry, f"{CRI_TOOLS}/test-image-tags", number, base, {"Cmd": ["sh"], "Labels": {"same": "for all"}})
 
 
 def put(registry: Registry, repository: str, tag: str, layer: bytes, settings: Mapping[str, Any]) -> None:
