@@ -49,6 +49,9 @@ def publish(registry: Registry) -> None:
     for name in ("nginx:1.14-2", "nginx:1.14-4", "agnhost:2.40"):
         repository, _, tag = name.partition(":")
         put(registry, f"e2e-test-images/{repository}", tag, base, server)
+    # Apache's says its name when it begins.
+    named = {"Cmd": ["sh", "-c", "echo httpd; exec httpd -f -p 80 -h /www"]}
+    put(registry, "e2e-test-images/httpd", "2.4.39-4", base, named)
     for version in ("3.8", "3.9", "3.10"):
         put(registry, "pause", version, base, {"Cmd": ["sleep", "2147483647"], "Labels": {"version": version}})
     for name, user in _USERS.items():
