@@ -66,7 +66,14 @@ def _run(lab: Lab, options: argparse.Namespace) -> list[Case]:
     endpoint = f"unix://{options.socket}"
     words = [
         *(PROGRAM, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--test-images-file", IMAGES),
-        *("--report-dir", REPORT, "--ginkgo.no-color", "--ginkgo.v", "--ginkgo.timeout", options.timeout),
+        *(
+            "--ginkgo.junit-report",
+            f"{REPORT}/junit.xml",
+            "--ginkgo.no-color",
+            "--ginkgo.v",
+            "--ginkgo.timeout",
+            options.timeout,
+        ),
         *(["--ginkgo.focus", options.focus] if options.focus else []),
         *(["--ginkgo.skip", options.skip] if options.skip else []),
     ]

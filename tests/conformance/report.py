@@ -28,7 +28,8 @@ def read_cases(junit: bytes) -> list[Case]:
     """Of a report in JUnit's form, as Ginkgo writes it; what was left out by a filter is not told."""
     cases: list[Case] = []
     for each in ElementTree.fromstring(junit).iter("testcase"):
-        name = each.attrib["name"].removeprefix("[It] ")
+        # Whether a case may run beside others is no part of its name.
+        name = each.attrib["name"].removeprefix("[It] ").removesuffix(" [Serial]")
         if not name.startswith("[k8s.io]"):
             continue
         found = next((kind for kind in ("failure", "error", "skipped") if each.find(kind) is not None), None)
