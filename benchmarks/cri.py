@@ -124,6 +124,11 @@ class Cri:
         with ThreadPoolExecutor(together) as pool:
             list(pool.map(self.remove_pod, [each.id for each in found]))
 
+    def has_image(self, name: str) -> bool:
+        """Whether it is there."""
+        request = pb.ImageStatusRequest(image=pb.ImageSpec(image=name))
+        return self.call("ImageStatus", request, pb.ImageStatusResponse).HasField("image")
+
     def ready(self) -> str:
         """What keeps it from serving pods; empty when nothing does."""
         status = self.call("Status", pb.StatusRequest(), pb.StatusResponse).status

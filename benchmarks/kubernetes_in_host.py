@@ -28,6 +28,7 @@ from zonal.cri.node.options import DEFAULT_CRI_SOCKET, DEFAULT_POD_RANGES, NodeO
 
 WORK = Path("/var/lib/zonal/bench-kubernetes")
 IMAGE = "bench/pod:1"
+"""Counted up when there is something else in it."""
 SLEEP = ("sleep", "1000000")
 POOL = "192M-1G=1"
 """As a pod without limits has it."""
@@ -56,8 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=PARTS)
     given = parser.parse_args()
-    shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(parents=True)
+    WORK.mkdir(parents=True, exist_ok=True)
     samples: Samples = {}
     measures: dict[str, Callable[[Samples, Sequence[Cri], int], None]] = {
         "start": measure_starts,
@@ -72,7 +72,6 @@ def main() -> None:
                     measure(samples, sides, given.rounds)
     finally:
         run(["zonal", "pool", "set"])
-        shutil.rmtree(WORK, ignore_errors=True)
     print(json.dumps(samples))
 
 
@@ -80,18 +79,25 @@ def main() -> None:
 def runtimes() -> Generator[tuple[Cri, Cri]]:
     """zonald's and containerd's, with the image, and nothing else that runs."""
     subprocess.run(["systemctl", "stop", "nginx"], check=False)
-    settings = Path("/bench-nginx.conf")
-    settings.write_text(_NGINX)
-    tar = debian_tar(WORK, ["/usr/bin/iperf3", "/usr/sbin/nginx"], [str(settings), "/etc/nginx", "/var/lib/nginx"])
-    run(["zonal", "image", "import", str(tar), IMAGE])
     with network() as folder, containerd(WORK, folder) as other:
-        import_image(WORK, IMAGE, tar)
         ours = Cri("zonal", Path(DEFAULT_CRI_SOCKET))
-        ours.remove_all()
-        other.remove_all()
         until_ready(ours)
+        for side in (ours, other):
+            side.remove_all()
+        if not ours.has_image(IMAGE) or not other.has_image(IMAGE):
+            make_image()
         yield ours, other
         ours.remove_all()
+
+
+def make_image() -> None:
+    """For both; it stays for the next time, since making it takes some minutes."""
+    settings = Path("/bench-nginx.conf")
+    settings.write_text(_NGINX)
+    shutil.rmtree(WORK / "root", ignore_errors=True)
+    tar = debian_tar(WORK, ["/usr/bin/iperf3", "/usr/sbin/nginx"], [str(settings), "/etc/nginx", "/var/lib/nginx"])
+    run(["zonal", "image", "import", str(tar), IMAGE])
+    import_image(WORK, IMAGE, tar)
 
 
 @contextmanager
