@@ -110,7 +110,9 @@ class Cri:
         request = pb.ExecSyncRequest(container_id=pod.container, cmd=command)
         done = self.call("ExecSync", request, pb.ExecSyncResponse)
         if done.exit_code:
-            raise RuntimeError(f"{self.who}: {command} ended with {done.exit_code}: {done.stderr[-1000:]!r}")
+            raise RuntimeError(
+                f"{self.who}: {command} ended with {done.exit_code}: {(done.stderr or done.stdout)[-1000:]!r}"
+            )
         return done.stdout.decode()
 
     def remove_pod(self, sandbox: str) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
+import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +23,14 @@ from pathlib import Path
 from benchmarks.containerd import containerd, import_image, until_ready
 from benchmarks.cri import Cri, Pod
 from benchmarks.kubernetes_parts import PARTS, TOGETHER
-from benchmarks.measuring import Samples, debian_tar, note, output, run
+from benchmarks.measuring import Samples, libraries, note, output, run
 from zonal.cri.node.files import CNI_FILE, CNI_FOLDER, pod_network
 from zonal.cri.node.options import DEFAULT_CRI_SOCKET, DEFAULT_POD_RANGES, NodeOptions
 
 WORK = Path("/var/lib/zonal/bench-kubernetes")
-IMAGE = "bench/pod:1"
+IMAGE = "bench/pod:2"
 """Counted up when there is something else in it."""
+PROGRAMS = ("/usr/bin/sleep", "/usr/bin/iperf3", "/usr/sbin/nginx")
 SLEEP = ("sleep", "1000000")
 POOL = "192M-1G=1"
 """As a pod without limits has it."""
@@ -37,6 +39,8 @@ TRAFFIC = "256M"
 """That iperf3 sends in a run."""
 REQUESTS, CLIENTS = 2000, 8
 SETTLE_SECONDS = 3
+HTTP, IPERF = 80, 5201
+LISTEN_SECONDS = 60
 _NGINX = """\
 daemon off;
 error_log stderr;
@@ -91,11 +95,15 @@ def runtimes() -> Generator[tuple[Cri, Cri]]:
 
 
 def make_image() -> None:
-    """For both; it stays for the next time, since making it takes some minutes."""
+    """For both: programs of the host, and what they need. It stays for the next time."""
     settings = Path("/bench-nginx.conf")
     settings.write_text(_NGINX)
-    shutil.rmtree(WORK / "root", ignore_errors=True)
-    tar = debian_tar(WORK, ["/usr/bin/iperf3", "/usr/sbin/nginx"], [str(settings), "/etc/nginx", "/var/lib/nginx"])
+    tar = WORK / "root.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name in ("/bin", "/sbin", "/lib", "/lib64", "/etc", "/run", "/tmp", "/var/log/nginx"):
+            archive.add(name, recursive=False)
+        for name in (*PROGRAMS, *sorted(libraries(PROGRAMS)), settings, "/etc/passwd", "/etc/group", "/var/lib/nginx"):
+            archive.add(name)
     run(["zonal", "image", "import", str(tar), IMAGE])
     import_image(WORK, IMAGE, tar)
 
@@ -176,6 +184,7 @@ def measure_network(samples: Samples, sides: Sequence[Cri], rounds: int) -> None
             for _ in range(rounds):
                 for side, (first, second) in places:
                     there = side.address(first)
+                    until_listening(there, IPERF)
                     ways: dict[str, Callable[[], str]] = {
                         "pod to pod": partial(side.exec, second, *client, there),
                         "pod to host": partial(side.exec, second, *client, host_address(there)),
@@ -202,7 +211,9 @@ def measure_web(samples: Samples, sides: Sequence[Cri], rounds: int) -> None:
     with pods(sides, ("nginx", "-c", "/bench-nginx.conf")) as places:
         for _ in range(rounds):
             for side, (server,) in places:
-                url = f"http://{side.address(server)}/"
+                address = side.address(server)
+                until_listening(address, HTTP)
+                url = f"http://{address}/"
                 for kind, options in (("kept", ["-k"]), ("new", [])):
                     ab = ["ab", "-q", "-c", str(CLIENTS), *options]
                     output([*ab, "-n", "100", url])
@@ -228,6 +239,21 @@ def pods(sides: Sequence[Cri], *commands: Sequence[str]) -> Generator[list[tuple
     yield places
     for side in sides:
         side.remove_all()
+
+
+def until_listening(address: str, port: int) -> None:
+    """Until a server in a pod takes connections. Raises ``OSError`` when it does not come to that."""
+    deadline = time.monotonic() + LISTEN_SECONDS
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            break
+    time.sleep(1)  # iperf3 has to find out that it was nobody
 
 
 def host_address(pod: str) -> str:
