@@ -35,9 +35,9 @@ SLEEP = ("sleep", "1000000")
 POOL = "192M-1G=1"
 """As a pod without limits has it."""
 POOL_SECONDS = 300
-TRAFFIC = "256M"
-"""That iperf3 sends in a run."""
-REQUESTS, CLIENTS = 2000, 8
+SECONDS = 5
+"""Of a run of iperf3 or ab: a number of bytes would take for ever on a machine that is busy."""
+MOST_REQUESTS, CLIENTS = 100_000, 8
 SETTLE_SECONDS = 3
 HTTP, IPERF = 80, 5201
 LISTEN_SECONDS = 60
@@ -178,7 +178,7 @@ def measure_many(samples: Samples, sides: Sequence[Cri], _rounds: int) -> None:
 def measure_network(samples: Samples, sides: Sequence[Cri], rounds: int) -> None:
     """TCP by iperf3 from a pod to another, to the host, and from there; with the processors' time for a GB."""
     server = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
-    client = ("iperf3", "-n", TRAFFIC, "-J", "-c")
+    client = ("iperf3", "-t", str(SECONDS), "-J", "-c")
     try:
         with pods(sides, ("iperf3", "-s"), SLEEP) as places:
             for _ in range(rounds):
@@ -218,13 +218,14 @@ def measure_web(samples: Samples, sides: Sequence[Cri], rounds: int) -> None:
                     ab = ["ab", "-q", "-c", str(CLIENTS), *options]
                     output([*ab, "-n", "100", url])
                     before = processor_seconds()
-                    report = output([*ab, "-n", str(REQUESTS), url])
+                    report = output([*ab, "-t", str(SECONDS), "-n", str(MOST_REQUESTS), url])
                     took = processor_seconds() - before
                     if not re.search(r"Failed requests:\s+0\n", report):
                         raise RuntimeError(f"{side.who}: {report}")
                     (rate,) = re.findall(r"Requests per second:\s+([\d.]+)", report)
+                    (done,) = re.findall(r"Complete requests:\s+(\d+)", report)
                     note(samples, f"nginx, {kind} connections, requests/s", side.who, float(rate))
-                    note(samples, f"nginx, {kind} connections, CPU s a 1000", side.who, took / (REQUESTS / 1000))
+                    note(samples, f"nginx, {kind} connections, CPU s a 1000", side.who, took / (int(done) / 1000))
 
 
 @contextmanager
