@@ -40,7 +40,7 @@ state = "{state}"
 
 @contextmanager
 def containerd(work: Path, network: Path) -> Generator[Cri]:
-    """It serves within the block; ``network``: the folder with CNI's configuration."""
+    """It serves within the block, and keeps its images; ``network``: the folder with CNI's configuration."""
     shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir()
     settings = work / "containerd.toml"
@@ -54,7 +54,8 @@ def containerd(work: Path, network: Path) -> Generator[Cri]:
     cri = Cri("containerd", SOCKET)
     try:
         until_ready(cri)
-        import_image(work, PAUSE, pause_root(work))
+        if not cri.has_image(PAUSE):
+            import_image(work, PAUSE, pause_root(work))
         yield cri
         cri.remove_all()
     except BaseException:
@@ -94,6 +95,7 @@ def pause_root(work: Path) -> Path:
 def import_image(work: Path, name: str, root: Path) -> None:
     """``root``, a tar of a root filesystem, as an image of one layer."""
     folder = work / "image"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     layer = hashlib.sha256()
     with root.open("rb") as file:

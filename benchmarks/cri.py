@@ -110,7 +110,9 @@ class Cri:
         request = pb.ExecSyncRequest(container_id=pod.container, cmd=command)
         done = self.call("ExecSync", request, pb.ExecSyncResponse)
         if done.exit_code:
-            raise RuntimeError(f"{self.who}: {command} ended with {done.exit_code}: {done.stderr[-1000:]!r}")
+            raise RuntimeError(
+                f"{self.who}: {command} ended with {done.exit_code}: {(done.stderr or done.stdout)[-1000:]!r}"
+            )
         return done.stdout.decode()
 
     def remove_pod(self, sandbox: str) -> None:
@@ -123,6 +125,11 @@ class Cri:
         found = self.call("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse).items
         with ThreadPoolExecutor(together) as pool:
             list(pool.map(self.remove_pod, [each.id for each in found]))
+
+    def has_image(self, name: str) -> bool:
+        """Whether it is there."""
+        request = pb.ImageStatusRequest(image=pb.ImageSpec(image=name))
+        return self.call("ImageStatus", request, pb.ImageStatusResponse).HasField("image")
 
     def ready(self) -> str:
         """What keeps it from serving pods; empty when nothing does."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
+import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,20 +23,24 @@ from pathlib import Path
 from benchmarks.containerd import containerd, import_image, until_ready
 from benchmarks.cri import Cri, Pod
 from benchmarks.kubernetes_parts import PARTS, TOGETHER
-from benchmarks.measuring import Samples, debian_tar, note, output, run
+from benchmarks.measuring import Samples, libraries, note, output, run
 from zonal.cri.node.files import CNI_FILE, CNI_FOLDER, pod_network
 from zonal.cri.node.options import DEFAULT_CRI_SOCKET, DEFAULT_POD_RANGES, NodeOptions
 
 WORK = Path("/var/lib/zonal/bench-kubernetes")
-IMAGE = "bench/pod:1"
+IMAGE = "bench/pod:2"
+"""Counted up when there is something else in it."""
+PROGRAMS = ("/usr/bin/sleep", "/usr/bin/iperf3", "/usr/sbin/nginx")
 SLEEP = ("sleep", "1000000")
 POOL = "192M-1G=1"
 """As a pod without limits has it."""
 POOL_SECONDS = 300
-TRAFFIC = "256M"
-"""That iperf3 sends in a run."""
-REQUESTS, CLIENTS = 2000, 8
+SECONDS = 5
+"""Of a run of iperf3 or ab: a number of bytes would take for ever on a machine that is busy."""
+MOST_REQUESTS, CLIENTS = 100_000, 8
 SETTLE_SECONDS = 3
+HTTP, IPERF = 80, 5201
+LISTEN_SECONDS = 60
 _NGINX = """\
 daemon off;
 error_log stderr;
@@ -56,8 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=PARTS)
     given = parser.parse_args()
-    shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(parents=True)
+    WORK.mkdir(parents=True, exist_ok=True)
     samples: Samples = {}
     measures: dict[str, Callable[[Samples, Sequence[Cri], int], None]] = {
         "start": measure_starts,
@@ -72,7 +76,6 @@ def main() -> None:
                     measure(samples, sides, given.rounds)
     finally:
         run(["zonal", "pool", "set"])
-        shutil.rmtree(WORK, ignore_errors=True)
     print(json.dumps(samples))
 
 
@@ -80,18 +83,29 @@ def main() -> None:
 def runtimes() -> Generator[tuple[Cri, Cri]]:
     """zonald's and containerd's, with the image, and nothing else that runs."""
     subprocess.run(["systemctl", "stop", "nginx"], check=False)
-    settings = Path("/bench-nginx.conf")
-    settings.write_text(_NGINX)
-    tar = debian_tar(WORK, ["/usr/bin/iperf3", "/usr/sbin/nginx"], [str(settings), "/etc/nginx", "/var/lib/nginx"])
-    run(["zonal", "image", "import", str(tar), IMAGE])
     with network() as folder, containerd(WORK, folder) as other:
-        import_image(WORK, IMAGE, tar)
         ours = Cri("zonal", Path(DEFAULT_CRI_SOCKET))
-        ours.remove_all()
-        other.remove_all()
         until_ready(ours)
+        for side in (ours, other):
+            side.remove_all()
+        if not ours.has_image(IMAGE) or not other.has_image(IMAGE):
+            make_image()
         yield ours, other
         ours.remove_all()
+
+
+def make_image() -> None:
+    """For both: programs of the host, and what they need. It stays for the next time."""
+    settings = Path("/bench-nginx.conf")
+    settings.write_text(_NGINX)
+    tar = WORK / "root.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name in ("/bin", "/sbin", "/lib", "/lib64", "/etc", "/run", "/tmp", "/var/log/nginx"):
+            archive.add(name, recursive=False)
+        for name in (*PROGRAMS, *sorted(libraries(PROGRAMS)), settings, "/etc/passwd", "/etc/group", "/var/lib/nginx"):
+            archive.add(name)
+    run(["zonal", "image", "import", str(tar), IMAGE])
+    import_image(WORK, IMAGE, tar)
 
 
 @contextmanager
@@ -164,12 +178,13 @@ def measure_many(samples: Samples, sides: Sequence[Cri], _rounds: int) -> None:
 def measure_network(samples: Samples, sides: Sequence[Cri], rounds: int) -> None:
     """TCP by iperf3 from a pod to another, to the host, and from there; with the processors' time for a GB."""
     server = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
-    client = ("iperf3", "-n", TRAFFIC, "-J", "-c")
+    client = ("iperf3", "-t", str(SECONDS), "-J", "-c")
     try:
         with pods(sides, ("iperf3", "-s"), SLEEP) as places:
             for _ in range(rounds):
                 for side, (first, second) in places:
                     there = side.address(first)
+                    until_listening(there, IPERF)
                     ways: dict[str, Callable[[], str]] = {
                         "pod to pod": partial(side.exec, second, *client, there),
                         "pod to host": partial(side.exec, second, *client, host_address(there)),
@@ -196,18 +211,21 @@ def measure_web(samples: Samples, sides: Sequence[Cri], rounds: int) -> None:
     with pods(sides, ("nginx", "-c", "/bench-nginx.conf")) as places:
         for _ in range(rounds):
             for side, (server,) in places:
-                url = f"http://{side.address(server)}/"
+                address = side.address(server)
+                until_listening(address, HTTP)
+                url = f"http://{address}/"
                 for kind, options in (("kept", ["-k"]), ("new", [])):
                     ab = ["ab", "-q", "-c", str(CLIENTS), *options]
                     output([*ab, "-n", "100", url])
                     before = processor_seconds()
-                    report = output([*ab, "-n", str(REQUESTS), url])
+                    report = output([*ab, "-t", str(SECONDS), "-n", str(MOST_REQUESTS), url])
                     took = processor_seconds() - before
                     if not re.search(r"Failed requests:\s+0\n", report):
                         raise RuntimeError(f"{side.who}: {report}")
                     (rate,) = re.findall(r"Requests per second:\s+([\d.]+)", report)
+                    (done,) = re.findall(r"Complete requests:\s+(\d+)", report)
                     note(samples, f"nginx, {kind} connections, requests/s", side.who, float(rate))
-                    note(samples, f"nginx, {kind} connections, CPU s a 1000", side.who, took / (REQUESTS / 1000))
+                    note(samples, f"nginx, {kind} connections, CPU s a 1000", side.who, took / (int(done) / 1000))
 
 
 @contextmanager
@@ -222,6 +240,21 @@ def pods(sides: Sequence[Cri], *commands: Sequence[str]) -> Generator[list[tuple
     yield places
     for side in sides:
         side.remove_all()
+
+
+def until_listening(address: str, port: int) -> None:
+    """Until a server in a pod takes connections. Raises ``OSError`` when it does not come to that."""
+    deadline = time.monotonic() + LISTEN_SECONDS
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            break
+    time.sleep(1)  # iperf3 has to find out that it was nobody
 
 
 def host_address(pod: str) -> str:

@@ -41,16 +41,8 @@ def run(command: Sequence[str]) -> None:
 
 
 def import_debian(image: str, work: Path, programs: Sequence[str], files: Sequence[str] = ()) -> None:
-    """An image for both: see ``debian_tar``."""
-    tar = debian_tar(work, programs, files)
-    run(["zonal", "image", "import", str(tar), image])
-    run(["docker", "import", str(tar), image])
-    tar.unlink()
-
-
-def debian_tar(work: Path, programs: Sequence[str], files: Sequence[str] = ()) -> Path:
-    """Debian with ``programs`` of the host, the libraries that they need, and ``files``, in ``work``."""
-    tar = work / "root.tar"
+    """An image for both: Debian with ``programs`` of the host, the libraries that they need, and ``files``."""
+    tar = work / "image.tar"
     inside = ["tar", "-C", "/", "--one-file-system", "-c", "."]
     with tar.open("wb") as file:
         command = ["zonal", "run", "--rm", "--network", "none", "debian:13", *inside]
@@ -59,16 +51,19 @@ def debian_tar(work: Path, programs: Sequence[str], files: Sequence[str] = ()) -
     root = work / "root"
     root.mkdir()
     run(["tar", "-C", str(root), "-xf", str(tar)])
-    names = {name.lstrip("/") for name in (*files, *programs, *_libraries(programs))}
+    names = {name.lstrip("/") for name in (*files, *programs, *libraries(programs))}
     if names:
         copies = subprocess.run(["tar", "-C", "/", "-c", *sorted(names)], stdout=subprocess.PIPE, check=True)
         subprocess.run(["tar", "-C", str(root), "-x"], input=copies.stdout, check=True)
     run(["tar", "-C", str(root), "-cf", str(tar), "."])
     shutil.rmtree(root)
-    return tar
+    run(["zonal", "image", "import", str(tar), image])
+    run(["docker", "import", str(tar), image])
+    tar.unlink()
 
 
-def _libraries(programs: Sequence[str]) -> set[str]:
+def libraries(programs: Sequence[str]) -> set[str]:
+    """What programs of the host need, each by its name, and the file that it leads to."""
     if not programs:
         return set()
     words = [word for word in output(["ldd", *programs]).split() if word.startswith("/")]
