@@ -96,11 +96,11 @@ def test_a_zone_for_workloads_takes_one_and_may_have_directories_of_the_host(hos
         "--zone",
         "housing",
         "-v",
-        "/usr/share/zoneinfo:/host:ro",
+        "/usr/lib:/host:ro",
         IMAGE,
         "test",
         "-e",
-        "/host/UTC",
+        "/host/os-release",
     )
     done = host.zonal(*inside)
     assert done.returncode == 0, done.stderr
