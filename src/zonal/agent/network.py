@@ -71,10 +71,10 @@ def configure(
         for text in (*addresses, own):
             family, address, bits = _parse(text)
             if family == _INET or has_ipv6:
-                flags = (_IFA_F_NODAD if family == _INET6 else 0) | (
-                    _IFA_F_NOPREFIXROUTE if exact and text != own else 0
-                )
-                if not flags & _IFA_F_NOPREFIXROUTE:
+                flags = _IFA_F_NODAD if family == _INET6 else 0
+                if exact and text != own:
+                    flags |= _IFA_F_NOPREFIXROUTE
+                else:
                     near.append((address, bits))
                 _ask(link, _NEWADDR, _CREATE | _REPLACE, _address(index, family, address, bits, flags), text)
         for destination, gateway in routes:

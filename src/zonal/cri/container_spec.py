@@ -53,14 +53,15 @@ def container_request(config: pb.ContainerConfig, pod: pb.PodSandboxConfig, pod_
 
 
 def limits_of(resources: pb.LinuxContainerResources, before: Limits) -> Limits:
-    """What a container may use from now on; what is 0 stays as it is."""
+    """What a container may use from now on: what is 0 stays as it is, and what is less has no bound any more."""
+    memory, quota = resources.memory_limit_in_bytes, resources.cpu_quota
     return Limits(
         ulimits=before.ulimits,
         pids=before.pids,
-        memory_bytes=resources.memory_limit_in_bytes or before.memory_bytes,
+        memory_bytes=max(0, memory) if memory else before.memory_bytes,
         memory_reservation_bytes=before.memory_reservation_bytes,
         cpu_shares=_shares(resources.cpu_shares) or before.cpu_shares,
-        cpu_quota_us=max(0, resources.cpu_quota) or (0 if resources.cpu_quota else before.cpu_quota_us),
+        cpu_quota_us=max(0, quota) if quota else before.cpu_quota_us,
         cpu_period_us=resources.cpu_period or before.cpu_period_us,
         oom_score_adj=before.oom_score_adj,
     )

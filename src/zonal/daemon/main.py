@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zonal.errors import InvalidInputError, UnavailableError, ZonalError
+from zonal.network.cni import PLUGIN_FOLDERS
+from zonal.network.networks import CONFIGURATIONS
 from zonal.service import log_to_stderr, notify
 
 if TYPE_CHECKING:
@@ -41,9 +43,6 @@ CRI_HANDLERS = ",zonal,edera"
 CRI_NETWORK_VARIABLE = "ZONALD_CRI_NETWORK"
 CNI_CONF_DIR_VARIABLE = "ZONALD_CNI_CONF_DIR"
 CNI_BIN_DIR_VARIABLE = "ZONALD_CNI_BIN_DIR"
-CNI_CONF_DIR = "/etc/cni/net.d"
-CNI_BIN_DIR = "/usr/lib/cni:/opt/cni/bin"
-"""Debian's place, and everybody else's."""
 DEFAULT_AGENT_TIMEOUT = 120.0
 """Ten times what an emulated machine needs under load."""
 AGENT_TIMEOUT_VARIABLE = "ZONALD_AGENT_TIMEOUT"
@@ -81,8 +80,8 @@ class Config:
     """The socket of another runtime, for pods that are not ours."""
     cri_network: str = ""
     """What pods are on: a network's name, "" for the cluster's configuration, "auto" for Zonal's where that is not."""
-    cni_configurations: Path = Path(CNI_CONF_DIR)
-    cni_plugins: tuple[Path, ...] = tuple(map(Path, CNI_BIN_DIR.split(":")))
+    cni_configurations: Path = CONFIGURATIONS
+    cni_plugins: tuple[Path, ...] = PLUGIN_FOLDERS
     cri_handlers: str = CRI_HANDLERS
     """Handlers of RuntimeClasses that are ours, with commas between; the empty one is that of pods without a class."""
     virt: str = "auto"
@@ -298,13 +297,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cni-conf-dir",
         metavar="FOLDER",
-        default=os.environ.get(CNI_CONF_DIR_VARIABLE) or CNI_CONF_DIR,
+        default=os.environ.get(CNI_CONF_DIR_VARIABLE) or str(CONFIGURATIONS),
         help="of network configurations (default: %(default)s)",
     )
     parser.add_argument(
         "--cni-bin-dir",
         metavar="FOLDERS",
-        default=os.environ.get(CNI_BIN_DIR_VARIABLE) or CNI_BIN_DIR,
+        default=os.environ.get(CNI_BIN_DIR_VARIABLE) or ":".join(map(str, PLUGIN_FOLDERS)),
         help="of network plugins, with colons between (default: %(default)s)",
     )
     parser.add_argument(

@@ -272,9 +272,12 @@ async def _execute(
 ) -> tuple[int, bytes, bytes]:
     """Exit status, standard output and the end of standard error; the process has ended, whatever happens."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        program, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True, limit=MAX_OUTPUT
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True, limit=MAX_OUTPUT
+        )
+    except OSError as error:
+        raise UnavailableError(f"{name} cannot be run: {error}", hint=f"is {program} a program?") from error
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -97,10 +97,10 @@ class Audiences:
     @property
     def full(self) -> bool:
         """Whether somebody holds the workload back."""
-        return True in (audience.full for audience in self._listening)
+        return any(audience.full for audience in self._listening)
 
     @property
-    def any(self) -> bool:
+    def attended(self) -> bool:
         """Whether anybody listens."""
         return bool(self._listening)
 

@@ -163,7 +163,7 @@ class Workload:
                 self._held += 1
                 try:
                     await self.lines_allowed.charge(data.count(b"\n"))
-                    if not self.audiences.any:
+                    if not self.audiences.attended:
                         await self.time_allowed.charge(cost)
                 finally:
                     self._held -= 1

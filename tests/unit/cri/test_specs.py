@@ -217,7 +217,8 @@ def test_a_change_of_limits_is_as_fine_as_it_was_asked_for() -> None:
     changed = limits_of(pb.LinuxContainerResources(cpu_quota=25_000, cpu_period=50_000, cpu_shares=512), before)
     assert (changed.cpu_quota_us, changed.cpu_period_us, changed.cpu_shares) == (25_000, 50_000, 512)
     assert (changed.pids, changed.memory_bytes, changed.oom_score_adj) == (7, 64 * MIB, 5)
-    assert limits_of(pb.LinuxContainerResources(cpu_quota=-1), changed).cpu_quota_us == 0
+    unbounded = limits_of(pb.LinuxContainerResources(cpu_quota=-1, memory_limit_in_bytes=-1), changed)
+    assert (unbounded.cpu_quota_us, unbounded.memory_bytes) == (0, 0)
     assert limits_of(pb.LinuxContainerResources(), changed) == changed
 
 

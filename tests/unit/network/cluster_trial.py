@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.unit.network.unshared import fails
 from zonal.agent import network as agent_network
-from zonal.errors import ZonalError
 from zonal.network import namespaces
 from zonal.network.attachments import INTERFACE, Attachment, Attachments
 from zonal.network.cni import PLUGIN_FOLDERS, Client
@@ -117,14 +117,6 @@ def listen(name: str) -> socket.socket:
     return listener
 
 
-async def fails(attempt: Any) -> str:
-    try:
-        await attempt
-    except ZonalError as error:
-        return f"{error.grpc_code}: {error}"
-    return "it went well"
-
-
 async def try_network(name: str, plugins: list[dict[str, Any]]) -> dict[str, Any]:
     """A whole life of two pods on it."""
     configure(name, plugins)
@@ -208,12 +200,14 @@ async def main() -> None:
         noting += f'"args": os.environ.get("CNI_ARGS", ""), "stdin": json.load(sys.stdin)}}))\' >> {LOG}'
         path.write_text(f"#!/bin/sh\n{noting}\n{script}\ntrue\n")
         path.chmod(0o755)
+    (PLUGINS / "broken").write_bytes(b"\0no program")
+    (PLUGINS / "broken").chmod(0o755)
     listen("host")
     seen = {
         "ptp": await try_network("ptp", PTP),
         "bridge": await try_network("bridge", BRIDGE),
         "newest": await try_newest(),
-        **{kind: await try_bad(kind) for kind in ("rubbish", "impossible", "failing", "hanging")},
+        **{kind: await try_bad(kind) for kind in ("rubbish", "impossible", "failing", "hanging", "broken")},
     }
     hung = Path("/run/hung").read_text().strip()
     process = Path("/proc", hung, "stat")

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.network.unshared import run_trial
 from zonal.errors import InvalidInputError
 from zonal.network.cni import parse_configuration
 
 
 @pytest.fixture(scope="module", name="seen")
-def a_trial() -> Iterator[dict[str, Any]]:
-    unshare = ["unshare", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    script = [sys.executable, "-m", "tests.unit.network.trial"]
-    done = subprocess.run(
-        [*unshare, *script], capture_output=True, check=False, timeout=120, cwd=Path(__file__).parents[3]
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    yield json.loads(done.stdout)
+def a_trial() -> dict[str, Any]:
+    return run_trial("trial")
 
 
 def test_a_zone_gets_the_address_and_the_ways_that_the_plugins_give(seen: dict[str, Any]) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.unit.network.unshared import run_trial
 
 NOTHING: dict[str, Any] = {"namespaces": [], "leases": [], "records": [], "veths": "0"}
 
 
 @pytest.fixture(scope="module", name="seen")
 def a_trial() -> dict[str, Any]:
-    unshare = ["unshare", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    script = [sys.executable, "-m", "tests.unit.network.cluster_trial"]
-    done = subprocess.run(
-        [*unshare, *script], capture_output=True, check=False, timeout=240, cwd=Path(__file__).parents[3]
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    return json.loads(done.stdout)
+    return run_trial("cluster_trial")
 
 
 @pytest.mark.parametrize("plugin", ["ptp", "bridge"])
@@ -64,17 +56,24 @@ def test_plugins_of_the_newest_version_are_asked_and_told(seen: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"),
+    ("kind", "error", "calls"),
     [
-        ("rubbish", "UNAVAILABLE: the network plugin rubbish gave no result, but 'surprise\\n'"),
-        ("impossible", "UNAVAILABLE: the network plugin impossible gave a result that cannot be: 'nowhere'"),
-        ("failing", "UNAVAILABLE: the network plugin failing could not do ADD: no luck today"),
-        ("hanging", "DEADLINE_EXCEEDED: the network plugin hanging did not end within 2 s"),
+        ("rubbish", "UNAVAILABLE: the network plugin rubbish gave no result, but 'surprise\\n'", ["ADD", "DEL"]),
+        (
+            "impossible",
+            "UNAVAILABLE: the network plugin impossible gave a result that cannot be: 'nowhere'",
+            ["ADD", "DEL"],
+        ),
+        ("failing", "UNAVAILABLE: the network plugin failing could not do ADD: no luck today", ["ADD", "DEL"]),
+        ("hanging", "DEADLINE_EXCEEDED: the network plugin hanging did not end within 2 s", ["ADD", "DEL"]),
+        ("broken", "UNAVAILABLE: the network plugin broken cannot be run", []),
     ],
 )
-def test_a_bad_plugin_is_quoted_and_what_was_made_is_undone(seen: dict[str, Any], kind: str, error: str) -> None:
+def test_a_bad_plugin_is_quoted_and_what_was_made_is_undone(
+    seen: dict[str, Any], kind: str, error: str, calls: list[str]
+) -> None:
     found = seen[kind]
     assert found.pop("error").startswith(error)
-    assert found.pop("calls") == ["ADD", "DEL"]
+    assert found.pop("calls") == calls
     assert not found.pop("still there", False)
     assert found == NOTHING

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zonal.errors import ZonalError
+from tests.unit.network.unshared import fails
 from zonal.network import cni, dns, namespaces
 from zonal.network.attachments import Attachment, Attachments
 from zonal.network.networks import NetworkStore
@@ -113,14 +113,6 @@ def ask(attachment: Attachment, name: str, kind: int, server: str, *, tcp: bool 
         return [reply[3] & 15, count, address.hex()]
 
     return namespaces.within(namespaces.path_of(attachment.namespace), work)
-
-
-async def fails(work: Any) -> str:
-    try:
-        await work
-    except ZonalError as error:
-        return f"{error.grpc_code}: {error.message}"
-    return "did not fail"
 
 
 async def main() -> None:
