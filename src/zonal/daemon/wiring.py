@@ -51,6 +51,7 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
                 reserve=config.reserve,
             )
         )
+        await asyncio.to_thread(devices.return_unheld)
         spool = prepare_spool(state)
         yield Services(
             zones=zones,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +67,17 @@ class HostDevices:
     """See the module. Any thread may use it; its calls take up to seconds, as drivers let go of devices."""
 
     def __init__(
-        self, hypervisor: Hypervisor, state: Path, *, sysfs: Path = SYSFS, usage: HostUsage | None = None
+        self,
+        hypervisor: Hypervisor,
+        state: Path,
+        *,
+        sysfs: Path = SYSFS,
+        usage: HostUsage | None = None,
+        has_iommu: Callable[[Hypervisor], bool] = lambda hypervisor: "iommu" in read_machine(hypervisor).features,
     ) -> None:
-        """``state``: zonald's folder."""
+        """``state``: zonald's folder; ``has_iommu``: whether there is one that Xen uses."""
         self._hypervisor = hypervisor
+        self._asks_iommu = has_iommu
         self._records = DeviceRecords(state / "devices.json")
         self._sysfs = sysfs
         self._usage = usage or HostUsage(sysfs)
@@ -133,6 +140,14 @@ class HostDevices:
                         self._seize(WantedDevice(record.address, record.insecure, record.permissive))
                 except ZonalError as error:
                     log.error("device %s is not set aside: %s", record.address, error)
+
+    def return_unheld(self) -> None:
+        """What was taken for one zone, and that is gone since, goes back to the host: after zones were taken over."""
+        with self._changing:
+            for record in self._records.all():
+                address = parse_address(record.address)
+                if record.driver.startswith(_LENT) and address not in self._holders:
+                    self._unseize(address)
 
     def check(self, wanted: Sequence[WantedDevice]) -> None:
         """Raises what ``borrow`` would, as far as it can be told beforehand."""
@@ -307,7 +322,7 @@ class HostDevices:
         return ""
 
     def _has_iommu(self) -> bool:
-        return "iommu" in read_machine(self._hypervisor).features
+        return self._asks_iommu(self._hypervisor)
 
     def _info(
         self,

@@ -157,6 +157,10 @@ class LiveZone(Life):
             with clock.phase("container"):
                 await self._furnish(stack)
 
+    def adopt_devices(self, domain_id: int) -> None:
+        """Of a domain that another daemon has left running, before anybody else may ask for them."""
+        self._devices.adopt(domain_id)
+
     async def take_over(
         self,
         stack: AsyncExitStack,
@@ -172,7 +176,7 @@ class LiveZone(Life):
         self._open_logs(stack)
         self._network.take_over(stack, lambda: self.leaving)
         self._storage.take_over(stack, mounted)
-        self._devices.take_over(stack, domain_id)
+        self._devices.take_over(stack)
         await machine.take_over(stack, domain_id, console_port)
         async with while_watching(machine.watch()):
             await self.met.wait()

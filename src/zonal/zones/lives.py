@@ -18,6 +18,7 @@ from zonal.network.attachments import Attachments
 from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
 from zonal.xen.console_log import find_panic, quote_console
+from zonal.xen.virt import Virt
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.calm import Calm
 from zonal.zones.events import EventLog
@@ -291,8 +292,9 @@ class ZoneLives(LiveZones):
             if isinstance(zone, LiveZone):
                 # Who shares a zone may want a directory of the host in it later.
                 shares = spec.houses or any(mount.kind is MountKind.BIND for mount in spec.mounts)
+                virt = spec.virt or (Virt.PV if spec.pci else "")
                 drivers = (*(SHARE_DRIVERS if shares else ()), *wants_devices(spec.pci))
-                boot = await self._boot.boot_files(spec.kernel, drivers, spec.virt, await self._modaliases(spec))
+                boot = await self._boot.boot_files(spec.kernel, drivers, virt, await self._modaliases(spec))
         if isinstance(zone, LiveZone) and boot is not None:
             await self._boot_or_take(zone, stack, boot, image)
         elif isinstance(zone, LiveWorkload) and image is not None:

@@ -61,15 +61,17 @@ class ZoneDevices:
         self._given = await finish_in_thread(enter)
         return self._given
 
-    def take_over(self, stack: AsyncExitStack, domain_id: int) -> None:
-        """Those of a zone that another daemon has left running."""
-        if not self._spec.pci:
-            return
-        self.domain_made(domain_id)
-        lease = self._devices.adopt(self._spec.pci, self._spec.name)
+    def adopt(self, domain_id: int) -> None:
+        """Those of a zone that another daemon has left running: from now on nobody else can have them."""
+        if self._spec.pci:
+            self.domain_made(domain_id)
+            lease = self._devices.adopt(self._spec.pci, self._spec.name)
+            lease.__enter__()
+            self._lease = lease
+
+    def take_over(self, stack: AsyncExitStack) -> None:
+        """Returns what was adopted when the stack unwinds."""
         stack.push_async_callback(self._return)
-        lease.__enter__()
-        self._lease = lease
 
     def domain_made(self, domain_id: int) -> None:
         """It has them now."""

@@ -23,7 +23,6 @@ def plan_pci(domain_id: int, addresses: Sequence[PciAddress]) -> list[Entry]:
     served: dict[str, str | int] = {"num_devs": len(addresses)}
     for number, address in enumerate(addresses):
         served[f"dev-{number}"] = str(address)
-        served[f"vdev-{number}"] = str(address)
         served[f"opts-{number}"] = "msitranslate=0,power_mgmt=0,permissive=0"
         served[f"state-{number}"] = 1
     return plan_device(pci(domain_id), frontend={}, backend=served)

@@ -19,6 +19,7 @@ from zonal.xen.pci.functions import PciFunction, Region
 
 _NO_LINE = (0, 255)
 """What a function without an interrupt line has in its place."""
+_NO_IOMMU = (errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def check_assignable(hypervisor: Hypervisor, address: PciAddress) -> None:
@@ -29,10 +30,8 @@ def check_assignable(hypervisor: Hypervisor, address: PciAddress) -> None:
             issue()
         except HypercallError as error:
             if error.errno == errno.EBUSY:
-                raise WrongStateError(
-                    f"PCI device {address} belongs to another domain", hint="stop the zone that has it"
-                ) from None
-            if error.errno in (errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                raise _taken(address) from None
+            if error.errno in _NO_IOMMU:
                 raise _unconfined(address) from None
             raise
 
@@ -45,10 +44,11 @@ def quarantine(hypervisor: Hypervisor, address: PciAddress) -> None:
     try:
         _assign(hypervisor, address, DOMID_IO)
     except HypercallError as error:
-        if error.errno in (errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        if error.errno == errno.EBUSY:
+            raise _taken(address) from None
+        if error.errno in _NO_IOMMU:
             raise _unconfined(address) from None
-        if error.errno != errno.EBUSY:
-            raise
+        raise
 
 
 def end_quarantine(hypervisor: Hypervisor, address: PciAddress) -> None:
@@ -58,7 +58,7 @@ def end_quarantine(hypervisor: Hypervisor, address: PciAddress) -> None:
         try:
             issue()
         except HypercallError as error:
-            if error.errno not in (errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in (*_NO_IOMMU, errno.ESRCH):
                 raise
 
 
@@ -111,6 +111,10 @@ def _permit_interrupt(hypervisor: Hypervisor, domain_id: int, pirq: int) -> None
     with domctl_request(hypervisor, abi.XEN_DOMCTL_IRQ_PERMISSION, domain_id) as (request, issue):
         request.u.irq_permission.pirq, request.u.irq_permission.allow_access = pirq, 1
         issue()
+
+
+def _taken(address: PciAddress) -> WrongStateError:
+    return WrongStateError(f"PCI device {address} belongs to another domain", hint="stop the zone that has it")
 
 
 def _unconfined(address: PciAddress) -> UnavailableError:
