@@ -19,7 +19,7 @@ set -e
 root=$(mktemp -d)
 mkdir -p $root/bin $root/etc $root/proc $root/sys $root/dev $root/tmp
 cp /usr/bin/busybox $root/bin/
-for name in $(busybox --list); do ln -sf busybox $root/bin/$name; done
+for name in $(busybox --list); do [ $name = busybox ] || ln -s busybox $root/bin/$name; done
 printf '#!/bin/sh\\n[ "$1" = bound ] && ip addr add $ip/$mask dev $interface && echo bound $ip\\nexit 0\\n' \
     > $root/etc/udhcpc.sh
 chmod +x $root/etc/udhcpc.sh
