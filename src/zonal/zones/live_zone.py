@@ -124,8 +124,9 @@ class LiveZone(Life):
             clock.add("kernel", started, ready - agent_ns)
             clock.add("agent", ready - agent_ns, ready)
             self._note(greeting, ready)
-            with clock.phase("devices" if functions else "container"):
-                await self._devices.supply(self._session_of(machine), self._modules, greeting.kernel_release)
+            if functions:
+                with clock.phase("devices"):
+                    await self._devices.supply(self._session_of(machine), self._modules, greeting.kernel_release)
             with clock.phase("container"):
                 await self._furnish(stack)
 
