@@ -415,8 +415,9 @@ _HELD = struct.Struct(
 )
 """Of each domain how many pages it has, and its handle."""
 
+_NO_COMMANDS = tuple(f"XEN_DOMCTL_{kind}_" for kind in ("INTERFACE", "SCHEDOP", "CDF", "DEV"))
 _COMMANDS = {
     value: name.removeprefix("XEN_DOMCTL_").lower()
     for name, value in vars(abi).items()
-    if name.startswith("XEN_DOMCTL_") and not name.startswith(("XEN_DOMCTL_INTERFACE_", "XEN_DOMCTL_SCHEDOP_"))
+    if name.startswith("XEN_DOMCTL_") and not name.startswith(_NO_COMMANDS)
 }

@@ -6,6 +6,7 @@ It knows nothing of workloads. One that was booted ahead of time is given to a z
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +31,7 @@ from zonal.xen.domain import (
     domain_path,
 )
 from zonal.xen.domctl import DomainLimits
+from zonal.xen.hypercall import HypercallError
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.greeting import Greeting
 from zonal.zones.host import XenHost
@@ -196,7 +198,11 @@ class Machine:
 
     def kill(self) -> None:
         """Ends it as it is; ``watch`` tells."""
-        domctl.destroy_domain(self._host.hypervisor, self.domain_id)
+        try:
+            domctl.destroy_domain(self._host.hypervisor, self.domain_id)
+        except HypercallError as error:
+            if error.errno != errno.ESRCH:  # it has just gone by itself
+                raise
 
     def failed(self, what: str) -> ZoneFailedError:
         """The error that says so."""
