@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 
-from zonal.xen.abi import domctl, event_channel, grant_table, hvm, memory, privcmd, sysctl, xen
+from zonal.xen.abi import domctl, event_channel, grant_table, hvm, memory, physdev, privcmd, sysctl, xen
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Mirror:
 
 STABLE_HEADERS = [
     *("xen/xen.h", "xen/memory.h", "xen/event_channel.h", "xen/grant_table.h", "xen/sys/privcmd.h"),
+    "xen/physdev.h",
     *("xen/hvm/hvm_op.h", "xen/hvm/params.h", "xen/hvm/save.h", "xen/arch-x86/hvm/start_info.h"),
 ]
 STABLE = [
@@ -51,6 +52,7 @@ STABLE = [
     Mirror(hvm.HvmHwMtrr, "struct hvm_hw_mtrr"),
     Mirror(grant_table.GrantEntryV1, "struct grant_entry_v1"),
     Mirror(event_channel.EvtchnAllocUnbound, "struct evtchn_alloc_unbound"),
+    Mirror(physdev.PhysdevMapPirq, "struct physdev_map_pirq"),
 ]
 STABLE_NUMBERS = {
     "IOCTL_PRIVCMD_HYPERCALL": privcmd.IOCTL_PRIVCMD_HYPERCALL,
@@ -81,6 +83,11 @@ STABLE_NUMBERS = {
     "__HYPERVISOR_sysctl": xen.HYPERVISOR_SYSCTL,
     "__HYPERVISOR_domctl": xen.HYPERVISOR_DOMCTL,
     "DOMID_FIRST_RESERVED": xen.DOMID_FIRST_RESERVED,
+    "DOMID_IO": xen.DOMID_IO,
+    "DOMID_INVALID": domctl.DOMID_INVALID,
+    "__HYPERVISOR_physdev_op": physdev.HYPERVISOR_PHYSDEV_OP,
+    "PHYSDEVOP_map_pirq": physdev.PHYSDEVOP_MAP_PIRQ,
+    "MAP_PIRQ_TYPE_GSI": physdev.MAP_PIRQ_TYPE_GSI,
     "MMUEXT_PIN_L4_TABLE": xen.MMUEXT_PIN_L4_TABLE,
     "SIF_MOD_START_PFN": xen.SIF_MOD_START_PFN,
     "SIF_VIRT_P2M_4TOOLS": xen.SIF_VIRT_P2M_4TOOLS,
@@ -116,6 +123,14 @@ CONTROL = [
     Mirror(domctl.DomctlTscInfo, "struct xen_domctl_tsc_info"),
     Mirror(domctl.DomctlHvmcontext, "struct xen_domctl_hvmcontext"),
     Mirror(domctl.DomctlPagingMempool, "struct xen_domctl_paging_mempool"),
+    Mirror(domctl.DomctlIrqPermission, "struct xen_domctl_irq_permission"),
+    Mirror(domctl.DomctlIomemPermission, "struct xen_domctl_iomem_permission"),
+    Mirror(domctl.DomctlIoportPermission, "struct xen_domctl_ioport_permission"),
+    Mirror(
+        domctl.DomctlAssignDevice,
+        "struct xen_domctl_assign_device",
+        {"machine_sbdf": "u.pci.machine_sbdf", "pad": ""},
+    ),
     Mirror(domctl.DomctlVcpuaffinity, "struct xen_domctl_vcpuaffinity"),
     Mirror(domctl.DomctlSchedCredit2, "struct xen_domctl_sched_credit2"),
     Mirror(domctl.DomctlSchedulerOp, "struct xen_domctl_scheduler_op"),
@@ -150,6 +165,12 @@ CONTROL_NUMBERS = {
             "sethvmcontext",
             "settscinfo",
             "set_paging_mempool_size",
+            "irq_permission",
+            "iomem_permission",
+            "ioport_permission",
+            "assign_device",
+            "test_assign_device",
+            "deassign_device",
         )
     },
     "XEN_SCHEDULER_CREDIT2": domctl.XEN_SCHEDULER_CREDIT2,
@@ -163,6 +184,8 @@ CONTROL_NUMBERS = {
     "XEN_DOMINF_shutdownmask": domctl.XEN_DOMINF_SHUTDOWNMASK,
     "XEN_DOMCTL_CDF_hvm": domctl.XEN_DOMCTL_CDF_HVM,
     "XEN_DOMCTL_CDF_hap": domctl.XEN_DOMCTL_CDF_HAP,
+    "XEN_DOMCTL_CDF_iommu": domctl.XEN_DOMCTL_CDF_IOMMU,
+    "XEN_DOMCTL_DEV_RDM_RELAXED": domctl.XEN_DOMCTL_DEV_RDM_RELAXED,
     "XEN_X86_EMU_LAPIC": domctl.XEN_X86_EMU_LAPIC,
     "XEN_X86_EMU_PIT": domctl.XEN_X86_EMU_PIT,
     "SHUTDOWN_poweroff": domctl.SHUTDOWN_POWEROFF,

@@ -62,7 +62,9 @@ class StandInBoot:
         )
         self._files = BootFiles(KernelImage(kernel, pv), initrd, system, "console=hvc0")
 
-    async def boot_files(self, kernel: str, drivers: Sequence[str] = (), virt: str = "") -> BootFiles:
+    async def boot_files(
+        self, kernel: str, drivers: Sequence[str] = (), virt: str = "", modaliases: Sequence[str] = ()
+    ) -> BootFiles:
         """See ``BootSource``."""
         del kernel, drivers, virt
         return self._files

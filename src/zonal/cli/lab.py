@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zonal.lab.paths import LabPaths
     from zonal.lab.status import Status
 
-_DEVICES = ("intel-iommu", "e1000e", "nvme", "bochs-display")
+_DEVICES = ("intel-iommu", "e1000e", "ahci", "nvme", "bochs-display")
 _HEADER = ("NAME", "STATE", "MEMORY", "CPUS", "DEVICES", "ON DISK")
 _NONE = "none"
 _SSH_FAILED = 255
@@ -33,10 +33,17 @@ def lab() -> None:
 @click.option("-m", "--memory", metavar="SIZE", help="Such as 8G. A new lab gets 4 GiB.")
 @click.option("--cpus", type=int, metavar="N", help="A new lab gets this machine's, up to 4.")
 @click.option("--device", "devices", multiple=True, type=click.Choice((*_DEVICES, _NONE)), help="Repeatable.")
+@click.option("--devices", "all_devices", is_flag=True, help="An IOMMU, and one of each kind that can be saved.")
 @click.option("--package", "packages", multiple=True, metavar="NAME", help="A Debian package more; repeatable.")
 @click.option("--boot", is_flag=True, help="Boot, though there is a snapshot to resume from.")
 def up(
-    name: str, memory: str | None, cpus: int | None, devices: tuple[str, ...], packages: tuple[str, ...], boot: bool
+    name: str,
+    memory: str | None,
+    cpus: int | None,
+    devices: tuple[str, ...],
+    all_devices: bool,
+    packages: tuple[str, ...],
+    boot: bool,
 ) -> None:
     """Bring the lab up: make it, boot it or resume it, with this Zonal in it.
 
@@ -45,7 +52,10 @@ def up(
     """
     from zonal.cli.progress import Terminal
     from zonal.lab import Wanted, check_name, ensure_up
+    from zonal.lab.spec import ALL_SNAPSHOTABLE
 
+    if all_devices:
+        devices = (*(each for each in devices if each != _NONE), *ALL_SNAPSHOTABLE)
     wanted = Wanted(
         memory_bytes=parse_size(memory) if memory else None,
         cpus=cpus,

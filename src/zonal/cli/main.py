@@ -57,6 +57,7 @@ _COMMANDS = {
     "image": ("zonal.cli.image:image", "Images: pull, push, import, bootstrap, list, remove."),
     "volume": ("zonal.cli.volume:volume", "Volumes: create, list, remove."),
     "network": ("zonal.cli.network:network", "Networks: create, list, remove."),
+    "device": ("zonal.cli.device:device", "PCI devices: list, set aside for zones, give back."),
     "kernel": ("zonal.cli.kernel:kernel", "Kernels: import, list."),
     "k8s": ("zonal.cli.k8s:k8s", "A Kubernetes node whose pods are zones: install, uninstall, status."),
     "lab": ("zonal.cli.lab:lab", "The lab: a Xen host in QEMU, for machines without Xen."),

@@ -20,6 +20,7 @@ from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
 from zonal.cli.labels import id_file
 from zonal.cli.mounts import mount_options, parse_mounts, publish_directories
 from zonal.cli.networks import network_options, parse_network
+from zonal.cli.pci import pci_options, take_devices
 from zonal.cli.policies import policy_options, set_policies, take_policies
 from zonal.cli.published import leave_to_start, published
 from zonal.cli.registry import tls_option
@@ -94,6 +95,7 @@ class _RunCommand(click.Command):
 @tls_option
 @mount_options
 @network_options
+@pci_options
 @policy_options
 @click.option("--storage-size", default="", metavar="SIZE", help="Of the disk for what is written; 10G by default.")
 @click.option("--read-only", is_flag=True, help="No writing to the image's files.")
@@ -167,6 +169,7 @@ def run(
     wanted_mounts = parse_mounts(volumes, mounts, memory_mounts, devices)
     _check_unicode([image, name, zone, hostname, workdir, user, entrypoint or "", stop_signal, *variables, *command])
     policies = take_policies(more)
+    pci = take_devices(more)
     from zonal.api import control_pb2 as pb
 
     spec = pb.RunSpec(
@@ -192,6 +195,7 @@ def run(
         read_only=read_only,
         storage_bytes=storage_bytes,
         mounts=wanted_mounts,
+        pci=pci,
         resources=parse_resources(more),
         network=parse_network(**more),
     )

@@ -11,6 +11,7 @@ from zonal.cli.connect import host_option, lab_option
 from zonal.cli.kernel import ensure_kernel, is_kernel_path, named_kernel
 from zonal.cli.labels import parse_pairs
 from zonal.cli.networks import network_options, parse_network
+from zonal.cli.pci import pci_options, take_devices
 from zonal.cli.policies import parse_restart
 from zonal.cli.published import published
 from zonal.cli.resources import MAX_CPUS, parse_memory, parse_resources, resource_options, virt_option
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--kernel", default="", metavar="NAME|PATH", help="To boot; with a slash, a file here.")
 @virt_option
 @network_options
+@pci_options
 @click.option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="A parameter of the zone's kernel.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="A mark of the zone.")
 @click.option("--restart", default="", metavar="POLICY", help="no, on-failure[:N], always or unless-stopped.")
@@ -54,7 +56,9 @@ def create_zone(
     from zonal.cli.attach import run_attached
     from zonal.cli.supply import Supply
 
+    pci = take_devices(more)
     spec = pb.RunSpec(
+        pci=pci,
         without_workload=True,
         detach=True,
         name=name or option_name,

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from zonal.daemon.devices import DeviceCalls
 from zonal.daemon.exec import ExecCalls
 from zonal.daemon.files import FileCalls
 from zonal.daemon.host import HostCalls
@@ -27,6 +28,7 @@ from zonal.daemon.usage import UsageCall
 from zonal.daemon.verbs import VerbCalls
 from zonal.daemon.volumes import VolumeCalls
 from zonal.daemon.zones import ZoneCalls
+from zonal.devices.host_devices import HostDevices
 from zonal.zones.spec import ZoneService
 
 
@@ -41,6 +43,8 @@ class Services:
     kernels: KernelService
     host: HostService
     spool: Path
+    devices: HostDevices | None = None
+    """The machine's PCI devices; none where there is no way to them."""
 
 
 def requested_zones(services: Services) -> RequestedZones:
@@ -62,6 +66,7 @@ def make_control(services: Services, stopping: asyncio.Event, sockets: StreamSoc
     networks = NetworkCalls(services.networks)
     kernels = KernelCalls(services.kernels, services.spool)
     host = HostCalls(services.host)
+    devices = DeviceCalls(services.devices)
     pool = PoolCalls(services.zones)
     return control_handler(
         {
@@ -121,6 +126,9 @@ def make_control(services: Services, stopping: asyncio.Event, sockets: StreamSoc
             "ImportDebianKernel": kernels.import_debian,
             "UseKernel": kernels.use,
             "RemoveKernel": kernels.remove,
+            "ListDevices": devices.list,
+            "AssignDevices": devices.assign,
+            "ReleaseDevice": devices.release,
             "HostDetails": host.details,
             "HypervisorLog": host.log,
             "CheckHost": host.examine,

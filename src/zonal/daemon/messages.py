@@ -61,6 +61,10 @@ def zone_message(record: ZoneRecord, zone_name: str = "") -> pb.Zone:
         zone_id=spec.zone,
         zone_name=zone_name,
         without_workload=spec.houses,
+        pci=[
+            pb.PciDevice(address=each.address, insecure_no_iommu=each.insecure, permissive=each.permissive)
+            for each in spec.pci
+        ],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zonal.api import control_pb2 as pb
+from zonal.daemon.devices import wanted_devices
 from zonal.daemon.labels import checked_labels, checked_ports
 from zonal.daemon.policies import resolve_health, resolve_restart
 from zonal.daemon.resources import run_resources
@@ -84,6 +85,7 @@ def resolve_spec(request: pb.RunSpec, images: ImageFinder, *, name: str) -> Zone
         exposed_ports=checked_ports(config.exposed_ports, request.exposed_ports),
         restart=resolve_restart(request.restart, remove=request.remove),
         health=resolve_health(request.health, config.health),
+        pci=wanted_devices(request.pci),
     )
 
 
@@ -111,6 +113,7 @@ def _zone_alone(request: pb.RunSpec, zone_id: str, name: str, hostname: str) -> 
         labels=checked_labels({}, request.labels),
         stop_timeout=_stop_timeout(request),
         restart=resolve_restart(request.restart, remove=False),
+        pci=wanted_devices(request.pci),
     )
 
 

@@ -28,6 +28,7 @@ async def into_zone(spec: ZoneSpec, request: pb.RunSpec, zone: ZoneRecord, zones
     for what, given in (
         ("a kernel", request.kernel),
         ("--virt", request.virt),
+        ("a PCI device", request.pci),
         ("a network", request.network != pb.NetworkOptions()),
         ("a user namespace beside --pid", spec.runtime.namespaces.uids and request.runtime.namespaces.pid),
     ):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from zonal.daemon.control import Services
 from zonal.daemon.kernels import Kernels
 from zonal.daemon.main import Config, prepare_spool
 from zonal.daemon.volumes import Volumes
 from zonal.daemon.xen_host import XenMachine
+from zonal.devices.host_devices import HostDevices
 from zonal.images.kernels import KernelStore
 from zonal.images.store import ImageStore
 from zonal.network.attachments import Attachments
@@ -29,6 +32,9 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
     state = config.state
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(open_host())
+        devices = HostDevices(host.hypervisor, state)
+        await asyncio.to_thread(devices.recover)
+        host = replace(host, devices=devices)
         images = ImageStore.open(state / "images")
         stack.callback(images.close)
         kernels = KernelStore(state / "kernels")
@@ -45,6 +51,7 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
                 reserve=config.reserve,
             )
         )
+        await asyncio.to_thread(devices.return_unheld)
         spool = prepare_spool(state)
         yield Services(
             zones=zones,
@@ -54,4 +61,5 @@ async def open_services(config: Config) -> AsyncGenerator[Services]:
             kernels=Kernels(kernels, images, spool),
             host=XenMachine(host.hypervisor, state),
             spool=spool,
+            devices=devices,
         )

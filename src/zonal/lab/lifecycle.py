@@ -18,7 +18,7 @@ from zonal.errors import NotFoundError, UnavailableError, WrongStateError
 from zonal.lab import qemu
 from zonal.lab.access import Endpoint, endpoint, run_in_lab, zones_alive
 from zonal.lab.disk import BaseDisk, base_disk
-from zonal.lab.making import create, flush, make_nvme_disk, make_root_disk, mend, prune, write_initrd
+from zonal.lab.making import create, flush, make_ahci_disk, make_nvme_disk, make_root_disk, mend, prune, write_initrd
 from zonal.lab.paths import GIB, LabPaths, cache, check_space, locked
 from zonal.lab.ports import living_ports, restore
 from zonal.lab.progress import Progress
@@ -166,6 +166,8 @@ def _start(
             mend(paths)
     if "nvme" in spec.devices:
         make_nvme_disk(paths)
+    if "ahci" in spec.devices:
+        make_ahci_disk(paths)
     machine = qemu.machine(spec, base)
     state = replace(state, spec=spec)
     snapshot = state.snapshot

@@ -21,6 +21,7 @@ from zonal.lab.state import LabState, load, save
 
 _NEW_LAB_SPACE = 2 * GIB
 _NVME_BYTES = GIB
+_AHCI_BYTES = GIB
 
 
 def create(paths: LabPaths, spec: Spec, recipe: str, base: BaseDisk) -> LabState:
@@ -62,6 +63,13 @@ def make_nvme_disk(paths: LabPaths) -> None:
     """Makes the file behind the NVMe controller, unless it is there."""
     with paths.nvme_disk.open("ab") as disk:
         os.truncate(disk.fileno(), _NVME_BYTES)
+
+
+def make_ahci_disk(paths: LabPaths) -> None:
+    """Makes the disk behind the AHCI controller, unless it is there."""
+    if not paths.ahci_disk.exists():
+        make = ["qemu-img", "create", "-q", "-f", "qcow2", paths.ahci_disk.name, str(_AHCI_BYTES)]
+        run(make, purpose="making a lab", cwd=paths.folder)
 
 
 def write_initrd(paths: LabPaths, base: BaseDisk, source: Source) -> None:

@@ -79,6 +79,11 @@ class LabPaths:
         return self.folder / "nvme.raw"
 
     @property
+    def ahci_disk(self) -> Path:
+        """What is behind the AHCI controller, for a lab that has one: qcow2, so that a snapshot can hold it."""
+        return self.folder / "ahci.qcow2"
+
+    @property
     def boot_files(self) -> Path:
         """The second half of the initrd: what this lab alone has."""
         return self.folder / "initrd"

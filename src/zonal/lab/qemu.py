@@ -54,6 +54,10 @@ _XEN_ARGUMENTS = "com1=115200,8n1 console=com1 loglvl=warning bootscrub=0 credit
 _DEVICE_OPTIONS = {
     "intel-iommu": ["-device", "intel-iommu,intremap=on,device-iotlb=off"],
     "e1000e": ["-netdev", "user,id=extra", "-device", "e1000e,netdev=extra,romfile="],
+    "ahci": [
+        *("-blockdev", "driver=qcow2,node-name=ahci,file.driver=file,file.filename=ahci.qcow2"),
+        *("-device", "ich9-ahci,id=ahci", "-device", "ide-hd,drive=ahci,bus=ahci.0,serial=zonal-lab"),
+    ],
     "bochs-display": ["-device", "bochs-display"],
     "nvme": [
         *("-blockdev", "driver=file,node-name=nvme,filename=nvme.raw"),

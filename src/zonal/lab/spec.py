@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from zonal.errors import InvalidInputError, ResourceExhaustedError
 from zonal.lab.paths import GIB, MIB
 
-DEVICES = ("intel-iommu", "e1000e", "nvme", "bochs-display")
+DEVICES = ("intel-iommu", "e1000e", "ahci", "nvme", "bochs-display")
 """Extra devices that QEMU can give the lab, for driver zones."""
 NOT_SNAPSHOTABLE = frozenset({"nvme"})
 """QEMU refuses to save the state of these, so a lab with one is booted each time, not resumed."""
+ALL_SNAPSHOTABLE = tuple(device for device in DEVICES if device not in NOT_SNAPSHOTABLE)
+"""An IOMMU and one device of each kind behind it."""
 
 MINIMUM_MEMORY = 2 * GIB
 DEFAULT_MEMORY = 4 * GIB

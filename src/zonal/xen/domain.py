@@ -26,8 +26,11 @@ from zonal.xen.build.kernel import KernelImage
 from zonal.xen.build.pv import build_pv
 from zonal.xen.build.pvh import build_pvh
 from zonal.xen.devices.console import plan_console
+from zonal.xen.devices.pci import plan_pci
 from zonal.xen.domctl import DomainLimits
 from zonal.xen.hypercall import HypercallError, Hypervisor
+from zonal.xen.pci.functions import PciFunction
+from zonal.xen.pci.grants import permit
 from zonal.xen.store import Access, Entry, Nodes, Permission, Store, StoreError
 from zonal.xen.virt import Virt
 
@@ -44,6 +47,15 @@ GONE_TIMEOUT = 30.0
 
 DevicePlan = Callable[[int], Iterable[Entry]]
 """Given the domain's id, all that is to be written for a device, frontend and backend: ``plan_vbd``, ``plan_vif``."""
+
+
+@dataclass(frozen=True)
+class GivenFunction:
+    """A PCI function in the hands of pciback that a domain is to have."""
+
+    function: PciFunction
+    confined: bool = True
+    """By the IOMMU; else it reaches all of the machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,8 @@ class DomainConfig:
     writable: tuple[str, ...] = ()
     limits: DomainLimits = field(default_factory=DomainLimits)
     virt: Virt = Virt.PV
+    functions: tuple[GivenFunction, ...] = ()
+    """Of the machine's PCI devices."""
     uuid: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
@@ -111,7 +125,10 @@ async def create_domain(
     _check(config)
     async with AsyncExitStack() as undo:
         # Not in a thread: a cancellation between the hypercall and here would lose the domain.
-        domain_id = domctl.create_domain(hypervisor, config.uuid.bytes, config.vcpus, config.limits, config.virt)
+        domain_id = domctl.create_domain(
+            *(hypervisor, config.uuid.bytes, config.vcpus, config.limits, config.virt),
+            iommu=any(given.confined for given in config.functions),
+        )
         undo.push_async_callback(destroy_domain, hypervisor, store, domain_id)
         if created is not None:
             await created(domain_id)
@@ -119,6 +136,8 @@ async def create_domain(
         entries = [*domain_entries(domain_id, config, built)]
         for plan in config.devices:
             entries += plan(domain_id)
+        if config.functions:
+            entries += plan_pci(domain_id, [given.function.address for given in config.functions])
         await store.transaction(lambda transaction: transaction.put(entries))
         await store.introduce(domain_id, built.store_frame, built.store_port)
         undo.pop_all()
@@ -264,6 +283,17 @@ def _check(config: DomainConfig) -> None:
             f"a domain of {config.memory} bytes of memory cannot grow to {config.most_memory}",
             hint="more of it, in whole pages",
         )
+    if config.functions and config.virt != Virt.PV:
+        raise InvalidInputError("a PVH domain cannot have PCI devices", hint="leave out --virt, or use --virt pv")
+    most = max(config.memory, config.most_memory)
+    for given in config.functions:
+        low = [region.first for region in given.function.regions if not region.ports and region.first < most]
+        if low:
+            # A PV kernel takes numbers of frames within its memory for its own, and reaches no others there.
+            raise InvalidInputError(
+                f"a domain with PCI device {given.function.address} can have at most {min(low) >> 20} MiB of memory",
+                hint="give it less memory",
+            )
     if not 1 <= config.vcpus <= MAX_VCPUS or not 0 <= config.online_vcpus <= config.vcpus:
         raise InvalidInputError(f"a domain of {config.vcpus} vCPUs", hint=f"1 to {MAX_VCPUS} can be had")
 
@@ -280,7 +310,7 @@ def _build(hypervisor: Hypervisor, domain_id: int, config: DomainConfig) -> Buil
             initrd=config.initrd,
             host_id=HOST_ID,
         )
-    return build_pv(
+    built = build_pv(
         *(hypervisor, domain_id, config.kernel),
         memory=config.memory,
         most_memory=config.most_memory,
@@ -288,3 +318,6 @@ def _build(hypervisor: Hypervisor, domain_id: int, config: DomainConfig) -> Buil
         initrd=config.initrd,
         host_id=HOST_ID,
     )
+    for given in config.functions:
+        permit(hypervisor, domain_id, given.function, confined=given.confined)
+    return built

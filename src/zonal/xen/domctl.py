@@ -138,11 +138,19 @@ def physical_info(hypervisor: Hypervisor) -> PhysicalInfo:
         )
 
 
-def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: DomainLimits, virt: Virt = Virt.PV) -> int:
+def create_domain(
+    hypervisor: Hypervisor,
+    handle: bytes,
+    vcpus: int,
+    limits: DomainLimits,
+    virt: Virt = Virt.PV,
+    *,
+    iommu: bool = False,
+) -> int:
     """Creates a domain with no memory, paused, and returns its id.
 
-    ``handle``: 16 bytes, the UUID that Xen's tools show. Raises ``ResourceExhaustedError``, and
-    ``UnavailableError`` for a kind that this machine does not run.
+    ``handle``: 16 bytes, the UUID that Xen's tools show; ``iommu``: whether devices may be assigned to it. Raises
+    ``ResourceExhaustedError``, and ``UnavailableError`` for a kind that this machine does not run.
     """
     with domctl_request(hypervisor, abi.XEN_DOMCTL_CREATEDOMAIN, 0) as (request, issue):
         create = request.u.createdomain
@@ -159,6 +167,8 @@ def create_domain(hypervisor: Hypervisor, handle: bytes, vcpus: int, limits: Dom
             # A timer chip for Linux to measure its CPU by. Without one it reads a missing port 100,000 times before it
             # gives up, and each read is a trap: a tenth of the start.
             create.emulation_flags = abi.XEN_X86_EMU_PIT
+        if iommu:
+            create.flags |= abi.XEN_DOMCTL_CDF_IOMMU
         try:
             issue()
         except HypercallError as error:
@@ -405,8 +415,9 @@ _HELD = struct.Struct(
 )
 """Of each domain how many pages it has, and its handle."""
 
+_NO_COMMANDS = tuple(f"XEN_DOMCTL_{kind}_" for kind in ("INTERFACE", "SCHEDOP", "CDF", "DEV"))
 _COMMANDS = {
     value: name.removeprefix("XEN_DOMCTL_").lower()
     for name, value in vars(abi).items()
-    if name.startswith("XEN_DOMCTL_") and not name.startswith(("XEN_DOMCTL_INTERFACE_", "XEN_DOMCTL_SCHEDOP_"))
+    if name.startswith("XEN_DOMCTL_") and not name.startswith(_NO_COMMANDS)
 }

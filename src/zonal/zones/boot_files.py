@@ -16,7 +16,7 @@ from zonal.xen.domain import finish_in_thread
 from zonal.xen.virt import Virt
 from zonal.zones import initrd, system_image
 from zonal.zones import modules as kernel_modules
-from zonal.zones.modules import has_modules
+from zonal.zones.modules import has_modules, modules_for
 
 BUSYBOX = Path("/usr/bin/busybox")
 
@@ -70,13 +70,22 @@ class BootFileStore:
         self._prepared: dict[Path, _Prepared] = {}
         self._lock = asyncio.Lock()
 
-    async def boot_files(self, kernel: str, drivers: Sequence[str] = (), virt: str = "") -> BootFiles:
+    async def boot_files(
+        self, kernel: str, drivers: Sequence[str] = (), virt: str = "", modaliases: Sequence[str] = ()
+    ) -> BootFiles:
         """See ``BootSource``; what takes long is done once for each kernel."""
         found = self._kernels.resolve(kernel)
-        if drivers and not kernel and found.modules and not has_modules(found.modules, drivers):
+
+        def has_all(each: Kernel) -> bool:
+            return (
+                each.modules is not None
+                and has_modules(each.modules, drivers)
+                and all(modules_for(each.modules, alias) for alias in modaliases)
+            )
+
+        if (drivers or modaliases) and not kernel and found.modules and not has_all(found):
             # Debian's kernel for clouds lacks some; the other one that is there has all.
-            others = (each for each in self._kernels.list() if each.modules and has_modules(each.modules, drivers))
-            found = next(others, found)
+            found = next((each for each in self._kernels.list() if has_all(each)), found)
         status = found.path.stat()
         state = (status.st_size, status.st_mtime_ns)
         async with self._lock:

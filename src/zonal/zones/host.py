@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from zonal.devices.host_devices import HostDevices
 from zonal.xen import domctl
 from zonal.xen.events import EventDevice
 from zonal.xen.grants import GrantDevice
@@ -25,6 +26,8 @@ class XenHost:
     grants: GrantDevice
     loops: LoopPool
     shutdowns: Shutdowns
+    devices: HostDevices | None = None
+    """The machine's PCI devices; none where there is no way to them."""
 
 
 @asynccontextmanager

@@ -141,6 +141,8 @@ class ZoneManager(RecoveredZones):
         for lease in (*self._images.leases, *self._volumes.leases):
             if lease.user == f"zone {before}":
                 lease.user = f"zone {name}"
+        if self._host.devices is not None:
+            self._host.devices.rename(before, name)
 
     async def list(self) -> builtins.list[ZoneRecord]:
         """See ``ZoneService``."""

@@ -28,6 +28,7 @@ from zonal.zones.machine import Machine
 from zonal.zones.networking import ZoneNetwork
 from zonal.zones.oci_linux import is_of_container
 from zonal.zones.oci_spec import ZONE_INIT
+from zonal.zones.passthrough import ZoneDevices
 from zonal.zones.phases import PhaseClock
 from zonal.zones.resources import Resources
 from zonal.zones.restart import stops
@@ -91,6 +92,8 @@ class LiveZone(Life):
             *(host, memory, spec.id, spec.name, spec.resources, folder, clock), agent_timeout=agent_timeout
         )
         self._network = ZoneNetwork(host, attachments, records, spec)
+        self._devices = ZoneDevices(host, spec, lambda: self.leaving)
+        self._modules = storage.modules
         self._stopping = asyncio.Event()
         """Set when one without a workload of its own is to end."""
 
@@ -105,8 +108,10 @@ class LiveZone(Life):
                 self.workload.log.begin_again()
             self._network.begin(stack, lambda: self.leaving)
             plans = await self._open_disks(stack, ((SYSTEM_DISK, boot.system_image), (IMAGE_DISK, image)))
-            domain = await machine.make(stack, boot, (*plans, *self._network.plans()))
+            functions = await self._devices.borrow(stack)
+            domain = await machine.make(stack, boot, (*plans, *self._network.plans()), functions)
             self.domain_id = domain.domain_id
+            self._devices.domain_made(domain.domain_id)
             self._records.update(spec.id, domain_id=domain.domain_id, virt=str(boot.virt))
             await self._network.domain_made(domain.domain_id)
             await domain.start()
@@ -119,6 +124,9 @@ class LiveZone(Life):
             clock.add("kernel", started, ready - agent_ns)
             clock.add("agent", ready - agent_ns, ready)
             self._note(greeting, ready)
+            if functions:
+                with clock.phase("devices"):
+                    await self._devices.supply(self._session_of(machine), self._modules, greeting.kernel_release)
             with clock.phase("container"):
                 await self._furnish(stack)
 
@@ -150,6 +158,10 @@ class LiveZone(Life):
             with clock.phase("container"):
                 await self._furnish(stack)
 
+    def adopt_devices(self, domain_id: int) -> None:
+        """Of a domain that another daemon has left running, before anybody else may ask for them."""
+        self._devices.adopt(domain_id)
+
     async def take_over(
         self,
         stack: AsyncExitStack,
@@ -165,6 +177,7 @@ class LiveZone(Life):
         self._open_logs(stack)
         self._network.take_over(stack, lambda: self.leaving)
         self._storage.take_over(stack, mounted)
+        self._devices.take_over(stack)
         await machine.take_over(stack, domain_id, console_port)
         async with while_watching(machine.watch()):
             await self.met.wait()

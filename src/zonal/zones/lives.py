@@ -18,6 +18,7 @@ from zonal.network.attachments import Attachments
 from zonal.volumes.filesystem import FilesystemTemplates
 from zonal.volumes.store import VolumeStore
 from zonal.xen.console_log import find_panic, quote_console
+from zonal.xen.virt import Virt
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.calm import Calm
 from zonal.zones.events import EventLog
@@ -31,6 +32,7 @@ from zonal.zones.live_zone import LiveZone
 from zonal.zones.live_zones import LiveZones, read_console
 from zonal.zones.maintenance import Maintenance, open_maintenance
 from zonal.zones.mounts import MountKind
+from zonal.zones.passthrough import wants_devices
 from zonal.zones.phases import PhaseClock
 from zonal.zones.pool import Pool, WarmMachine
 from zonal.zones.programs import ContainerFiles
@@ -290,7 +292,9 @@ class ZoneLives(LiveZones):
             if isinstance(zone, LiveZone):
                 # Who shares a zone may want a directory of the host in it later.
                 shares = spec.houses or any(mount.kind is MountKind.BIND for mount in spec.mounts)
-                boot = await self._boot.boot_files(spec.kernel, SHARE_DRIVERS if shares else (), spec.virt)
+                virt = spec.virt or (Virt.PV if spec.pci else "")
+                drivers = (*(SHARE_DRIVERS if shares else ()), *wants_devices(spec.pci))
+                boot = await self._boot.boot_files(spec.kernel, drivers, virt, await self._modaliases(spec))
         if isinstance(zone, LiveZone) and boot is not None:
             await self._boot_or_take(zone, stack, boot, image)
         elif isinstance(zone, LiveWorkload) and image is not None:
@@ -299,7 +303,7 @@ class ZoneLives(LiveZones):
 
     async def _boot_or_take(self, zone: LiveZone, stack: AsyncExitStack, boot: BootFiles, image: Path | None) -> None:
         """By a machine of the pool, if one fits; its console goes on where a zone has none yet."""
-        warm = None if zone.again else await self._take(zone.spec, boot)
+        warm = None if zone.again or zone.spec.pci else await self._take(zone.spec, boot)
         if warm is not None:
             stack.push_async_callback(warm.stack.aclose)  # as long as it is not the zone's
             await zone.launch_warm(stack, warm, image)
@@ -310,6 +314,12 @@ class ZoneLives(LiveZones):
                 zone.clock.add("wait", waited, zone.clock.now())
             await self.pool.give_way(zone.spec.resources.memory + OVERHEAD)
             await zone.launch(stack, boot, image)
+
+    async def _modaliases(self, spec: ZoneSpec) -> tuple[str, ...]:
+        """Of its devices, which its kernel is to have drivers for. Raises what keeps it from having them."""
+        if not spec.pci or self._host.devices is None:
+            return ()
+        return await asyncio.to_thread(self._host.devices.modaliases, spec.pci)
 
     async def _take(self, spec: ZoneSpec, boot: BootFiles) -> WarmMachine | None:
         if self.pool.warm and not spec.kernel:

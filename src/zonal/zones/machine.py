@@ -6,6 +6,7 @@ It knows nothing of workloads. One that was booted ahead of time is given to a z
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,8 +21,17 @@ from zonal.xen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
 from zonal.xen.channel import Channel
 from zonal.xen.console import Console
 from zonal.xen.console_log import ConsoleLog
-from zonal.xen.domain import DevicePlan, Domain, DomainConfig, create_domain, destroy_domain, domain_path
+from zonal.xen.domain import (
+    DevicePlan,
+    Domain,
+    DomainConfig,
+    GivenFunction,
+    create_domain,
+    destroy_domain,
+    domain_path,
+)
 from zonal.xen.domctl import DomainLimits
+from zonal.xen.hypercall import HypercallError
 from zonal.zones.boot_files import BootFiles
 from zonal.zones.greeting import Greeting
 from zonal.zones.host import XenHost
@@ -34,6 +44,8 @@ from zonal.zones.zone_resources import ZoneResources
 log = logging.getLogger(__name__)
 
 CONSOLE_LOG = "console.log"
+DEVICES_COMMAND_LINE = " iommu=soft swiotlb=8192"
+"""A PCI device reaches memory by the machine's addresses: 16 MiB in one piece there are for what is not."""
 
 
 def domain_uuid(zone_id: str) -> uuid.UUID:
@@ -83,8 +95,17 @@ class Machine:
         self.console_log = ConsoleLog(self._folder / CONSOLE_LOG)
         stack.callback(self.console_log.close)
 
-    async def make(self, stack: AsyncExitStack, boot: BootFiles, devices: Sequence[DevicePlan]) -> Domain:
-        """The domain with its console, which does not run yet. Raises ``ZonalError``; the stack undoes it."""
+    async def make(
+        self,
+        stack: AsyncExitStack,
+        boot: BootFiles,
+        devices: Sequence[DevicePlan],
+        functions: tuple[GivenFunction, ...] = (),
+    ) -> Domain:
+        """The domain with its console, which does not run yet. Raises ``ZonalError``; the stack undoes it.
+
+        ``functions``: of the machine's PCI devices.
+        """
         self.resources.begin(stack)
         self.console_begin = (self._folder / CONSOLE_LOG).stat().st_size
         wanted = self.resources.now
@@ -95,13 +116,14 @@ class Machine:
             most_memory=wanted.ceiling,
             vcpus=wanted.vcpus,
             online_vcpus=wanted.cpus,
-            command_line=boot.command_line + self.resources.command_line,
+            command_line=boot.command_line + self.resources.command_line + (DEVICES_COMMAND_LINE if functions else ""),
             initrd=boot.initrd,
             devices=tuple(devices),
             readable=(("zonal", ""), ("zonal/host", self._epoch)),
             writable=("zonal/channel",),
             limits=DomainLimits(),
             virt=boot.virt,
+            functions=functions,
             uuid=domain_uuid(self._zone_id),
         )
         domain = await create_domain(self._host.hypervisor, self._host.store, config)
@@ -176,7 +198,11 @@ class Machine:
 
     def kill(self) -> None:
         """Ends it as it is; ``watch`` tells."""
-        domctl.destroy_domain(self._host.hypervisor, self.domain_id)
+        try:
+            domctl.destroy_domain(self._host.hypervisor, self.domain_id)
+        except HypercallError as error:
+            if error.errno != errno.ESRCH:  # it has just gone by itself
+                raise
 
     def failed(self, what: str) -> ZoneFailedError:
         """The error that says so."""

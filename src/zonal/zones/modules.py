@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def load_order(modules_dir: Path, required: Sequence[str], optional: Sequence[st
         )
         for path in order
     ]
+
+
+def modules_for(modules_dir: Path, modalias: str) -> list[str]:
+    """Names of the modules that say that they drive a device with this alias (modules.alias, modprobe.d(5))."""
+    found: dict[str, None] = {}
+    bus = modalias.partition(":")[0]
+    if not bus:
+        return []
+    for _, pattern, name, *_ in _lines(modules_dir / "modules.alias", 3):
+        if pattern.startswith(bus) and fnmatchcase(modalias, pattern):
+            found.setdefault(_module_name(name))
+    return list(found)
 
 
 def has_modules(modules_dir: Path, names: Sequence[str]) -> bool:

@@ -86,6 +86,7 @@ class RecoveredZones(ZoneLives):
             return
         zone = self._zone(record.spec, PhaseClock(time.monotonic_ns()))
         domain_id = zone.domain_id = info.domain_id
+        zone.adopt_devices(domain_id)
         if info.paused:
             zone.met.clear()
             self._records.update(record.id, state=ZoneState.PAUSED)

@@ -12,9 +12,12 @@ from zonal.zones.boot_files import BootFiles
 class BootSource(Protocol):
     """Where the files come from that zones boot."""
 
-    async def boot_files(self, kernel: str, drivers: Sequence[str] = (), virt: str = "") -> BootFiles:
+    async def boot_files(
+        self, kernel: str, drivers: Sequence[str] = (), virt: str = "", modaliases: Sequence[str] = ()
+    ) -> BootFiles:
         """For a kernel by name; empty for the default, or for one with these ``drivers`` where the default lacks them.
 
+        ``modaliases``: of devices that it should have drivers for as well, if one of the kernels has.
         ``virt``: as ``ZoneSpec`` has it. Raises ``NotFoundError``, ``InvalidInputError``, and ``UnavailableError`` for
         what this machine does not run.
         """

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from zonal.devices.host_devices import WantedDevice
 from zonal.images.healthcheck import HealthCheck
 from zonal.network.links import NO_TRAFFIC, Traffic
 from zonal.network.ports import Port
@@ -165,6 +166,8 @@ class ZoneSpec:
     restart: RestartPolicy = NO_RESTART
     health: HealthCheck | None = None
     """With a command; ``None``: nobody asks how it is."""
+    pci: tuple[WantedDevice, ...] = ()
+    """Devices of the machine."""
     zone: str = ""
     """Id of the zone that it shares with others; empty: it has one of its own."""
 

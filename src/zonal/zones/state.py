@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
+from zonal.devices.host_devices import WantedDevice
 from zonal.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
 from zonal.network.ports import Port
 from zonal.zones.boot_log import BootStep
@@ -264,6 +265,7 @@ def _decode_spec(data: dict[str, Any]) -> ZoneSpec:
     values["exposed_ports"] = tuple(values.get("exposed_ports", ()))
     values["restart"] = policy_from(values.get("restart", {}))
     values["health"] = check_from(values.get("health"))
+    values["pci"] = tuple(from_plain(WantedDevice, each) for each in values.get("pci", ()))
     return ZoneSpec(**values)
 
 

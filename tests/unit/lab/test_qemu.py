@@ -13,7 +13,7 @@ from zonal.lab.disk import BaseDisk
 from zonal.lab.making import prune
 from zonal.lab.paths import Cache, LabPaths, cache
 from zonal.lab.running import kill
-from zonal.lab.spec import Spec
+from zonal.lab.spec import ALL_SNAPSHOTABLE, Spec
 from zonal.lab.state import LabState, save
 
 
@@ -59,6 +59,15 @@ def test_the_iommu_comes_before_the_devices_behind_it(base: BaseDisk) -> None:
     places = [n for n, argument in enumerate(arguments) if argument.startswith(("intel-iommu", "e1000e", "virtio-blk"))]
     assert arguments[places[0]].startswith("intel-iommu")
     assert "q35,sata=off,smbus=off,vmport=off,kernel-irqchip=split" in arguments
+
+
+def test_a_lab_with_all_devices_can_be_saved(base: BaseDisk) -> None:
+    spec = Spec(devices=ALL_SNAPSHOTABLE)
+    assert spec.snapshotable
+    arguments = qemu.machine(spec, base).arguments
+    assert "e1000e,netdev=extra,romfile=" in arguments
+    # QEMU saves nothing while a disk that can be written is in another format.
+    assert any(argument.startswith("driver=qcow2,node-name=ahci") for argument in arguments)
 
 
 def test_ports_are_different_and_free() -> None:

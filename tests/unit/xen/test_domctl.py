@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -12,6 +16,7 @@ from benchmarks.simulation.line import Line
 from zonal.xen import domctl
 from zonal.xen.abi.domctl import SHUTDOWN_CRASH, XEN_DOMINF_SHUTDOWN, XEN_DOMINF_SHUTDOWNSHIFT
 from zonal.xen.domctl import MAX_LISTED_DOMAINS, DomainLimits
+from zonal.xen.hypercall import HypercallError, Hypervisor
 
 CRASHED = XEN_DOMINF_SHUTDOWN | SHUTDOWN_CRASH << XEN_DOMINF_SHUTDOWNSHIFT
 
@@ -56,3 +61,16 @@ def test_short_lists_say_what_the_long_one_does(xen: StandInXen, hypervisor: Sta
     crashed = domctl.domain_info(hypervisor, 7)
     assert crashed is not None
     assert crashed.shutdown_reason == SHUTDOWN_CRASH
+
+
+def test_an_error_names_its_command_and_not_a_flag_of_the_same_number() -> None:
+    class Refusing:
+        @contextmanager
+        def structure(self, layout: type[ctypes.Structure]) -> Generator[tuple[ctypes.Structure, int]]:
+            yield layout(), 0
+
+        def call(self, what: str, *_: int) -> int:
+            raise HypercallError(what, errno.ESRCH)
+
+    with pytest.raises(HypercallError, match="destroydomain of domain 7"):
+        domctl.destroy_domain(cast("Hypervisor", Refusing()), 7)

@@ -19,10 +19,16 @@ XEN_DOMCTL_SETVCPUCONTEXT = 12
 XEN_DOMCTL_MAX_VCPUS = 15
 XEN_DOMCTL_SCHEDULER_OP = 16
 XEN_DOMCTL_SETDOMAINHANDLE = 17
+XEN_DOMCTL_IRQ_PERMISSION = 19
+XEN_DOMCTL_IOMEM_PERMISSION = 20
+XEN_DOMCTL_IOPORT_PERMISSION = 21
 XEN_DOMCTL_HYPERCALL_INIT = 22
 XEN_DOMCTL_GETVCPUAFFINITY = 25
 XEN_DOMCTL_GETHVMCONTEXT = 33
 XEN_DOMCTL_SETHVMCONTEXT = 34
+XEN_DOMCTL_ASSIGN_DEVICE = 37
+XEN_DOMCTL_TEST_ASSIGN_DEVICE = 45
+XEN_DOMCTL_DEASSIGN_DEVICE = 47
 XEN_DOMCTL_SETTSCINFO = 60
 XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE = 86
 
@@ -49,6 +55,10 @@ XEN_DOMCTL_SCHEDOP_GETINFO = 1
 XEN_VCPUAFFINITY_HARD = 1 << 0
 XEN_DOMCTL_CDF_HVM = 1 << 0
 XEN_DOMCTL_CDF_HAP = 1 << 1
+XEN_DOMCTL_CDF_IOMMU = 1 << 5
+XEN_DOMCTL_DEV_RDM_RELAXED = 1
+DOMID_INVALID = 0x7FF4
+"""Stands for no domain (``public/xen.h``)."""
 
 XEN_X86_EMU_LAPIC = 1 << 0
 """The one emulated device that a PVH domain has (``public/arch-x86/xen.h``)."""
@@ -186,6 +196,35 @@ class DomctlSchedulerOp(ctypes.Structure):
     _fields_ = (("sched_id", ctypes.c_uint32), ("cmd", ctypes.c_uint32), ("u", DomctlSchedulerUnion))
 
 
+class DomctlIrqPermission(ctypes.Structure):
+    """``struct xen_domctl_irq_permission``."""
+
+    _fields_ = (("pirq", ctypes.c_uint32), ("allow_access", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 3))
+
+
+class DomctlIomemPermission(ctypes.Structure):
+    """``struct xen_domctl_iomem_permission``, in pages."""
+
+    _fields_ = (("first_mfn", ctypes.c_uint64), ("nr_mfns", ctypes.c_uint64), ("allow_access", ctypes.c_uint8))
+
+
+class DomctlIoportPermission(ctypes.Structure):
+    """``struct xen_domctl_ioport_permission``."""
+
+    _fields_ = (("first_port", ctypes.c_uint32), ("nr_ports", ctypes.c_uint32), ("allow_access", ctypes.c_uint8))
+
+
+class DomctlAssignDevice(ctypes.Structure):
+    """``struct xen_domctl_assign_device`` of a PCI function; its union has a longer member, for device trees."""
+
+    _fields_ = (
+        ("dev", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("machine_sbdf", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32 * 3),
+    )
+
+
 class DomctlUnion(ctypes.Union):
     """The union ``u`` of ``struct xen_domctl``."""
 
@@ -202,6 +241,10 @@ class DomctlUnion(ctypes.Union):
         ("tsc_info", DomctlTscInfo),
         ("hvmcontext", DomctlHvmcontext),
         ("paging_mempool", DomctlPagingMempool),
+        ("irq_permission", DomctlIrqPermission),
+        ("iomem_permission", DomctlIomemPermission),
+        ("ioport_permission", DomctlIoportPermission),
+        ("assign_device", DomctlAssignDevice),
         ("pad", ctypes.c_uint8 * 128),
     )
 

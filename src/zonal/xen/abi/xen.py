@@ -14,6 +14,8 @@ HYPERVISOR_DOMCTL = 36
 
 DOMID_SELF = 0x7FF0
 DOMID_FIRST_RESERVED = 0x7FF0
+DOMID_IO = 0x7FF1
+"""Stands for the machine's input and output; it holds devices that no domain has."""
 
 MMUEXT_PIN_L4_TABLE = 3
 

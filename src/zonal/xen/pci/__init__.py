@@ -1,0 +1,1 @@
+"""PCI functions of the host: found in sysfs, taken from their drivers, granted to domains."""
