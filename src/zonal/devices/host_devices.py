@@ -134,7 +134,7 @@ class HostDevices:
                     function = read_function(parse_address(record.address), self._sysfs)
                     if (function.vendor, function.device) != (record.vendor, record.device):
                         raise WrongStateError(f"another device is at {record.address} now; it is left to the host")
-                    if record.driver.startswith(_LENT) and function.driver != PCIBACK:
+                    if record.lent and function.driver != PCIBACK:
                         self._records.remove(function.address)  # its zone's domain went with the host
                     elif function.driver != PCIBACK:
                         self._seize(WantedDevice(record.address, record.insecure, record.permissive))
@@ -146,7 +146,7 @@ class HostDevices:
         with self._changing:
             for record in self._records.all():
                 address = parse_address(record.address)
-                if record.driver.startswith(_LENT) and address not in self._holders:
+                if record.lent and address not in self._holders:
                     self._unseize(address)
 
     def check(self, wanted: Sequence[WantedDevice]) -> None:
@@ -213,14 +213,14 @@ class HostDevices:
         with self._changing:
             self._holders.pop(address, None)
             record = self._records.get(address)
-            if record is not None and record.driver.startswith(_LENT):
+            if record is not None and record.lent:
                 self._unseize(address)
 
     def _is_aside(self, wanted: WantedDevice) -> bool:
         record = self._records.get(parse_address(wanted.address))
         if record is None or read_function(parse_address(wanted.address), self._sysfs).driver != PCIBACK:
             return False
-        return not record.driver.startswith(_LENT) and (record.insecure or not wanted.insecure)
+        return not record.lent and (record.insecure or not wanted.insecure)
 
     def _check_free(self, wanted: WantedDevice, together: set[PciAddress]) -> None:
         address = parse_address(wanted.address)
@@ -243,11 +243,12 @@ class HostDevices:
         """Of one that was checked."""
         address = parse_address(wanted.address)
         function, known = read_function(address, self._sysfs), self._records.get(address)
-        driver = known.driver.removeprefix(_LENT) if known is not None else function.driver
+        driver = known.driver if known is not None else function.driver
         own = SetAside(
-            *(str(address), function.vendor, function.device, (_LENT if lent else "") + driver),
+            *(str(address), function.vendor, function.device, driver),
             insecure=wanted.insecure,
             permissive=wanted.permissive,
+            lent=lent,
         )
         self._records.put(own)  # first, so that a daemon that is killed here leaves nothing unknown
         try:
@@ -279,7 +280,7 @@ class HostDevices:
         pciback.reset(address, self._sysfs)
         if self._has_iommu():
             grants.end_quarantine(self._hypervisor, address)
-        pciback.give_back(address, record.driver.removeprefix(_LENT), self._sysfs)
+        pciback.give_back(address, record.driver, self._sysfs)
         self._records.remove(address)
 
     def _check(self, function: PciFunction, wanted: WantedDevice, together: set[PciAddress]) -> None:
@@ -335,7 +336,7 @@ class HostDevices:
     ) -> DeviceInfo:
         record, holder = self._records.get(function.address), self._holders.get(function.address)
         aside = record is not None and function.driver == PCIBACK
-        insecure = aside and record is not None and record.insecure
+        insecure = record is not None and aside and record.insecure
         obstacle = ""
         if not holder:
             obstacle = self._obstacle(function, functions)
@@ -361,8 +362,6 @@ class HostDevices:
         )
 
 
-_LENT = "lent:"
-"""Before the driver's name in the record of a device that was taken for one zone, and goes back after it."""
 _HINT = "`zonal device ls` shows what can be; free it in the host first"
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zonal.errors import InvalidInputError
+from zonal.errors import InvalidInputError, UnavailableError
 from zonal.xen.pci.address import PciAddress, parse_address
 
 log = logging.getLogger(__name__)
@@ -29,14 +29,22 @@ class SetAside:
     """Whether zones may have it though no IOMMU confines it."""
     permissive: bool = False
     """Whether they may write to all of its configuration space."""
+    lent: bool = False
+    """Whether it was taken for one zone, and goes back to the host after it."""
 
 
 class DeviceRecords:
-    """The file with them. Not for several processes at once."""
+    """The file with them; one that makes no sense is left as it is. Not for several processes at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._records = {record.address: record for record in _load(path)}
+        self._records: dict[str, SetAside] = {}
+        self._refusal: UnavailableError | None = None
+        try:
+            self._records = {record.address: record for record in _load(path)}
+        except UnavailableError as error:
+            log.error("no device is set aside: %s", error)
+            self._refusal = error
 
     def all(self) -> list[SetAside]:
         """Each of them."""
@@ -47,7 +55,7 @@ class DeviceRecords:
         return self._records.get(str(address))
 
     def put(self, record: SetAside) -> None:
-        """Writes one down, in place of an older one."""
+        """Writes one down, in place of an older one. Raises ``UnavailableError`` when the file made no sense."""
         self._write({**self._records, record.address: record})
 
     def remove(self, address: PciAddress) -> None:
@@ -55,6 +63,8 @@ class DeviceRecords:
         self._write({name: record for name, record in self._records.items() if name != str(address)})
 
     def _write(self, records: dict[str, SetAside]) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = json.dumps([asdict(record) for record in records.values()], indent=1)
         with tempfile.NamedTemporaryFile("w", dir=self._path.parent, prefix=".devices-", delete=False) as file:
@@ -73,7 +83,9 @@ def _load(path: Path) -> list[SetAside]:
             parse_address(record.address)
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError, InvalidInputError) as error:
-        log.error("%s cannot be read, and no device is set aside: %s", path, error)
-        return []
+    except (OSError, ValueError, TypeError, InvalidInputError) as error:
+        raise UnavailableError(
+            f"{path} cannot be read: {error}",
+            hint="if a newer Zonal wrote it, use that; else mend the file, or remove it, and restart zonald",
+        ) from error
     return records

@@ -138,7 +138,7 @@ def test_what_is_set_aside_is_so_again_after_the_hosts_restart(tree: HostTree) -
 def test_what_was_lent_to_a_zone_that_is_gone_goes_back(tree: HostTree) -> None:
     tree.add(NIC, driver="pciback")
     records = DeviceRecords(tree.proc.parent / "devices.json")
-    records.put(SetAside(NIC, 0x8086, 0x10D3, "lent:e1000e", insecure=True))
+    records.put(SetAside(NIC, 0x8086, 0x10D3, "e1000e", insecure=True, lent=True))
     (tree.sysfs / "bus/pci/drivers/e1000e").mkdir()
     devices = devices_of(tree)
     devices.recover()
@@ -147,10 +147,29 @@ def test_what_was_lent_to_a_zone_that_is_gone_goes_back(tree: HostTree) -> None:
     assert DeviceRecords(tree.proc.parent / "devices.json").get(parse_address(NIC)) is None
 
 
-def test_a_damaged_file_is_said_and_sets_nothing_aside(tree: HostTree, caplog: pytest.LogCaptureFixture) -> None:
-    (tree.proc.parent / "devices.json").write_text('[{"address": "../x", "vendor": 1, "device": 2}]')
-    assert DeviceRecords(tree.proc.parent / "devices.json").all() == []
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"address": "../x", "vendor": 1, "device": 2}]',
+        '[{"address": "0000:00:03.0", "vendor": 1, "device": 2, "of_a_newer_version": true}]',
+        '[{"address": "0000:00',
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_and_never_overwritten(
+    tree: HostTree, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    path = tree.proc.parent / "devices.json"
+    path.write_text(text)
+    function = tree.add(NIC, driver="e1000e")
+    devices = devices_of(tree)
+    devices.recover()
     assert "cannot be read" in caplog.text
+    assert [each.owner for each in devices.list()] == ["host"]
+    with pytest.raises(UnavailableError, match=r"devices\.json cannot be read") as refusal:
+        devices.assign([WantedDevice(NIC, insecure=True)])
+    assert "remove it" in str(refusal.value.hint)
+    assert not (function / "driver_override").exists()
+    assert path.read_text() == text
 
 
 def test_one_device_twice_is_refused() -> None:

@@ -6,6 +6,8 @@ Source: ``public/domctl.h`` and ``public/physdev.h``.
 from __future__ import annotations
 
 import errno
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from zonal.errors import UnavailableError, WrongStateError
 from zonal.xen.abi import domctl as abi
@@ -26,14 +28,8 @@ def check_assignable(hypervisor: Hypervisor, address: PciAddress) -> None:
     """Raises ``WrongStateError`` for one that a domain has, ``UnavailableError`` for one that no IOMMU confines."""
     with domctl_request(hypervisor, abi.XEN_DOMCTL_TEST_ASSIGN_DEVICE, abi.DOMID_INVALID) as (request, issue):
         request.u.assign_device.machine_sbdf = address.sbdf
-        try:
+        with _refusals(address):
             issue()
-        except HypercallError as error:
-            if error.errno == errno.EBUSY:
-                raise _taken(address) from None
-            if error.errno in _NO_IOMMU:
-                raise _unconfined(address) from None
-            raise
 
 
 def quarantine(hypervisor: Hypervisor, address: PciAddress) -> None:
@@ -41,14 +37,8 @@ def quarantine(hypervisor: Hypervisor, address: PciAddress) -> None:
 
     Raises as ``check_assignable``.
     """
-    try:
+    with _refusals(address):
         _assign(hypervisor, address, DOMID_IO)
-    except HypercallError as error:
-        if error.errno == errno.EBUSY:
-            raise _taken(address) from None
-        if error.errno in _NO_IOMMU:
-            raise _unconfined(address) from None
-        raise
 
 
 def end_quarantine(hypervisor: Hypervisor, address: PciAddress) -> None:
@@ -113,12 +103,20 @@ def _permit_interrupt(hypervisor: Hypervisor, domain_id: int, pirq: int) -> None
         issue()
 
 
-def _taken(address: PciAddress) -> WrongStateError:
-    return WrongStateError(f"PCI device {address} belongs to another domain", hint="stop the zone that has it")
-
-
-def _unconfined(address: PciAddress) -> UnavailableError:
-    return UnavailableError(
-        f"no IOMMU confines PCI device {address}: whoever has it could read and write all of the machine's memory",
-        hint="enable VT-d or AMD-Vi in the firmware; or, where that is no matter, --insecure-no-iommu",
-    )
+@contextmanager
+def _refusals(address: PciAddress) -> Generator[None]:
+    """What Xen's refusals to give a function to a domain mean."""
+    try:
+        yield
+    except HypercallError as error:
+        if error.errno == errno.EBUSY:
+            raise WrongStateError(
+                f"PCI device {address} belongs to another domain", hint="stop the zone that has it"
+            ) from None
+        if error.errno in _NO_IOMMU:
+            raise UnavailableError(
+                f"no IOMMU confines PCI device {address}: whoever has it could read and write all of the machine's "
+                "memory",
+                hint="enable VT-d or AMD-Vi in the firmware; or, where that is no matter, --insecure-no-iommu",
+            ) from None
+        raise
